@@ -1,0 +1,43 @@
+# Two commands: `make demo` (the whole story on synthetic people) and `make test`.
+# They need python3 (3.11 to 3.13), make and a package index; everything else comes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# Compiled kernels are kept between runs; nothing of ours is written outside the repository.
+export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+
+.PHONY: help demo test lint faults evidence bench lock clean
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+$(READY): requirements.lock pyproject.toml .ci/environment.py
+	@$(PYTHON) .ci/environment.py
+	@touch $@
+
+demo: $(READY) ## the whole story on synthetic people
+	@$(BIN)/python jobs/demo.py
+
+test: $(READY) ## all tests that fit 25 minutes on two cores
+	@$(BIN)/python -m pytest -q -m "not faults and not evidence"
+
+faults: $(READY) ## kills and outages, half an hour at most
+	@$(BIN)/python -m pytest -q -m faults
+
+evidence: $(READY) ## many seeds, long fuzz, load: hours; figures go to docs/log.md
+	@$(BIN)/python -m pytest -q -s -m evidence --timeout=0
+
+lint: $(READY) ## format, style and strict types
+	@$(BIN)/ruff format --check -q . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check -q .
+	@$(BIN)/mypy
+
+bench: $(READY) ## every ratio against a rival, in one interleaved run each
+	@for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+
+lock: $(READY) ## resolve requirements.lock anew, for 3.11 to 3.13 and every system
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --upgrade --extra dev --python-version 3.11 \
+		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and all caches
+	rm -rf .venv .cache out .pytest_cache .mypy_cache .ruff_cache .hypothesis

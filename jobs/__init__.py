@@ -1,0 +1,1 @@
+"""One Ray program a stage. Run as scripts: python jobs/NAME.py --help."""
