@@ -104,7 +104,10 @@ def main(options: Options) -> store.Ledger:
             labels.check_matches(options)
         ledger = _ledger(options, labels, account)
         origin = {"fahr.config_digest": ledger.config_digest, "fahr.code_version": ledger.code_version}
-        write_manifest(iter_manifest(joined), options.output, metadata=origin)
+        # A CSV has no place for its origin; its ledger tells it.
+        write_manifest(
+            iter_manifest(joined), options.output, metadata=origin if options.output.endswith(".parquet") else None
+        )
     stem = options.output.rpartition(".")[0]
     if labels:
         labels.write_unmatched(f"{stem}.labels_without_photo.csv")

@@ -205,10 +205,9 @@ def read(location: str, at_most: int | None = None) -> bytes:
     bucket, key = bucket_and_key(location)
     if not key:
         raise Missing(f"{location}: the key is missing; an object is s3://bucket/key.")
-    damaged = 0
+    damage: list[Corrupt] = []
 
     def attempt(s3: "S3Client") -> bytes:
-        nonlocal damaged
         answer = s3.get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
             if at_most is not None and answer["ContentLength"] > at_most:
@@ -220,13 +219,18 @@ def read(location: str, at_most: int | None = None) -> bytes:
         try:
             _verify(data, answer, location)
         except Corrupt as error:
-            damaged += 1
-            if damaged < 3:  # a replica may be rotted where another is not
+            damage.append(error)
+            if len(damage) < 3:  # a replica may be rotted where another is not
                 raise Transient(str(error)) from error
             raise
         return data
 
-    return call(location, attempt, "reading")
+    try:
+        return call(location, attempt, "reading")
+    except Missing:
+        if damage:  # the store itself noticed after our first read, and withdrew the object
+            raise damage[-1] from None
+        raise
 
 
 def put(location: str, body: IO[bytes], size: int, sha256: str, *, only_if_absent: bool = False) -> None:
