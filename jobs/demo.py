@@ -1,0 +1,178 @@
+"""The whole story on synthetic people, from nothing to pictures and a table against the truth.
+
+Laptop:   make demo        (the same as: python jobs/demo.py)
+
+Every stage leaves its result under --output and is skipped when it is there, so a second run takes seconds and a
+stopped one goes on. The table at the end compares with the planted truth, and the demo fails loudly when it disagrees.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from lifelines import CoxPHFitter
+
+from fahr import images, store
+from fahr.cohorts import read_manifest
+from fahr.cohorts.synthetic import CohortOptions, make_cohort
+from fahr.cohorts.synthetic.truth import (
+    AGE_LOG_HAZARD_PER_YEAR,
+    DEVIATION_LOG_HAZARD_PER_YEAR,
+    FRAILTY_LOG_HAZARD,
+)
+from fahr.config import JobOptions, Location, option
+from fahr.errors import Refused
+from fahr.progress import progress
+from jobs import index
+
+
+class Options(JobOptions):
+    """The whole story on synthetic people, from nothing to pictures and a table against the truth.
+
+    make demo
+    """
+
+    output: Location = option("out/demo", help="folder for everything the demo makes; local", result=False)
+    subjects: int = option(1000, help="how many people to invent", unit="people", ge=200)
+    photos_per_subject: int = option(2, help="photos of each at most", unit="photos", ge=1, le=16)
+    seed: int = option(0, help="another seed, other people", unit="any whole number", ge=0)
+
+
+def main(options: Options) -> None:
+    """All stages in order."""
+    if store.is_s3(options.output):
+        raise Refused(f"--output = {options.output}: the demo works in a local folder. Give a path.")
+    if options.dry_run:
+        print("resources: 1 process, 2 GB of memory, about 100 MB of disk, no cluster")
+        return
+    purpose = store.join(options.output, "demo.json")
+    _own_folder(options, purpose)
+    started = time.monotonic()
+    people = _stage("people", options, _make_people)
+    _stage("manifest", options, lambda options, place: _index(options, people, place))
+    table = read_manifest(store.join(options.output, "manifest", "people.parquet"))
+    _stage("decoded", options, lambda options, place: _decode(table, place))
+    truth = pq.read_table(store.join(people, "truth.parquet"))
+    agrees = _against_the_truth(table, truth)
+    print(f"demo: everything lies in {options.output} | {time.monotonic() - started:.0f} s")
+    if not agrees:
+        raise RuntimeError("an estimate misses the planted truth (see the table): the science is broken")
+
+
+def _own_folder(options: Options, purpose: str) -> None:
+    """One folder, one set of options: stages found there must be ours."""
+    if not store.create_bytes(purpose, json.dumps(options.deciding()).encode()):
+        before = json.loads(store.read_bytes(purpose))
+        if before != options.deciding():
+            raise Refused(f"{options.output}: holds a demo with other options ({before}). Delete it, or give --output.")
+
+
+def _stage(name: str, options: Options, make: Callable[[Options, str], None]) -> str:
+    """Make a folder under a working name, then give it its own: a folder of that name is a finished stage."""
+    place = store.join(options.output, name)
+    if os.path.isdir(place):
+        print(f"{name}: here already")
+        return place
+    started = time.monotonic()
+    working = f"{place}.unfinished"
+    shutil.rmtree(working, ignore_errors=True)
+    make(options, working)
+    os.rename(working, place)
+    print(f"{name}: {time.monotonic() - started:.1f} s")
+    return place
+
+
+def _make_people(options: Options, place: str) -> None:
+    make_cohort(options.subjects, options.photos_per_subject, seed=options.seed, out=place)
+
+
+def _index(options: Options, people: str, place: str) -> None:
+    """The folder of photos and the hospital's table become one manifest, as they would from a bucket."""
+    labels = read_manifest(store.join(people, "manifest.parquet")).drop_columns(["uri"])
+    os.makedirs(place)
+    pq.write_table(labels, store.join(place, "labels.parquet"))
+    index.main(
+        index.Options(
+            photos=store.join(people, "photos"),
+            output=store.join(place, "people.parquet"),
+            labels=store.join(place, "labels.parquet"),
+            match="stem",
+        )
+    )
+
+
+SHEET_COLUMNS, SHEET_ROWS, SHEET_PX = 12, 6, 128
+
+
+def _decode(table: pa.Table, place: str) -> None:
+    """Every photo decoded as the aligner will do it; a contact sheet from the youngest to the oldest."""
+    outcomes: Counter[str] = Counter()
+    by_age = pc.sort_indices(table, sort_keys=[("age", "ascending")]).to_pylist()
+    shown = {by_age[i] for i in np.linspace(0, len(by_age) - 1, SHEET_COLUMNS * SHEET_ROWS).astype(int)}
+    thumbs: dict[int, np.ndarray] = {}
+    with progress(table.num_rows, "photos", "decoding") as bar:
+        for row, uri in enumerate(table["uri"].to_pylist()):
+            try:
+                photo = images.decode(store.read_bytes(uri), shortest_side=SHEET_PX if row in shown else None)
+                outcomes["decoded"] += 1
+                if row in shown:
+                    thumbs[row] = cv2.resize(photo.pixels, (SHEET_PX, SHEET_PX), interpolation=cv2.INTER_AREA)
+            except images.Unreadable as error:
+                outcomes[error.reason] += 1
+            bar.update()
+    decoded = outcomes.pop("decoded", 0)
+    ledger = store.Ledger("decode", table.num_rows, decoded, dict(outcomes)).check()
+    cells = [thumbs[row] for row in by_age if row in thumbs]
+    cells += [np.full_like(cells[0], 255)] * (-len(cells) % SHEET_COLUMNS)
+    sheet = np.vstack([np.hstack(cells[i : i + SHEET_COLUMNS]) for i in range(0, len(cells), SHEET_COLUMNS)])
+    done, png = cv2.imencode(".png", sheet[:, :, ::-1])
+    assert done
+    store.write_bytes(store.join(place, "by_age.png"), png.tobytes())
+    ledger.write(store.join(place, "ledger.json"))
+    print(ledger.line())
+
+
+def _against_the_truth(table: pa.Table, truth: pa.Table) -> bool:
+    """Cox on the true covariates of the first photos must hold the planted coefficients, half-width said."""
+    outcomes = table.select(["photo_id", "follow_up_days", "entry_days", "event"])
+    names = pc.replace_substring_regex(outcomes["photo_id"], r"\.jpg$", "")  # the index names a photo by its file
+    joined = outcomes.set_column(0, "photo_id", names).join(truth, "photo_id", join_type="inner").to_pandas()
+    assert len(joined) == table.num_rows, "photos without a truth"
+    first = joined.sort_values("photo_id").groupby("subject_id").head(1)
+    frame = first[["age", "dev_ref", "frailty", "aging_rate", "follow_up_days", "entry_days", "event"]]
+    frame = frame.rename(columns={"follow_up_days": "time", "entry_days": "entry"})
+    cox = CoxPHFitter().fit(frame, "time", "event", entry_col="entry")
+    planted = {
+        "age": (AGE_LOG_HAZARD_PER_YEAR, 10, "age, per decade"),
+        "dev_ref": (DEVIATION_LOG_HAZARD_PER_YEAR, 10, "deviation, per decade"),
+        "frailty": (FRAILTY_LOG_HAZARD, 1, "frailty, per SD"),
+        "aging_rate": (CohortOptions().rate_log_hazard, 1, "aging rate, per 1.0"),
+    }
+    print(f"{len(frame):,} people, {int(frame['event'].sum()):,} deaths   log hazard ratios")
+    print(f"  {'':24s}{'truth':>8s}{'true scores':>14s}{'99 % interval':>20s}")
+    agrees = True
+    for name, (value, scale, label) in planted.items():
+        estimate, error = cox.params_[name] * scale, cox.standard_errors_[name] * scale
+        low, high = estimate - 2.576 * error, estimate + 2.576 * error
+        inside = low <= value * scale <= high
+        agrees &= inside
+        mark = "" if inside else "   MISSED"
+        print(f"  {label:24s}{value * scale:8.3f}{estimate:14.3f}{f'{low:.3f} to {high:.3f}':>20s}{mark}")
+    return agrees
+
+
+if __name__ == "__main__":
+    from fahr.config import run_job
+    from jobs.demo import Options, main
+
+    sys.argv[0] = "demo"
+    run_job(Options, main)
