@@ -9,13 +9,11 @@ A subject whose rows do not all have the same split, given or by default, is ref
 """
 
 import os
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from fahr import store
 from fahr.cohorts.mapping import ColumnMapping, read_mapping
@@ -25,9 +23,8 @@ from fahr.cohorts.repeats import CONFIRMED, Hashes, conflicting, repeated
 from fahr.cohorts.rules import Rows, default_splits
 from fahr.cohorts.sources import CsvSource, Source, open_source
 from fahr.cohorts.splits import SPLITS
+from fahr.progress import progress
 
-_BIG = 256 << 20  # bytes from which progress is told even where no one seems to watch
-_QUIET_S = 1  # a check that ends sooner says nothing
 _UNIQUE = Rule("photo_id", "must be unique", "Rename one of them, or remove the repeated row.")
 _ONE_SPLIT = Rule(
     "split",
@@ -88,7 +85,7 @@ class _Reading:
         photos, subjects, splits = Hashes(), Hashes(), [np.zeros(0, np.int8)]
         several_rows = {"subject_id", "split"} <= self._plan.ours.keys()  # else no subject can be in two splits
         count = 0
-        with _progress(self._source) as bar:
+        with progress(None, "rows", "checking the manifest") as bar:
             for batch in self._source.batches(self.problems):
                 values = self._rows.read(batch)
                 if self._is_csv:
@@ -151,18 +148,6 @@ class _Reading:
 
 def _is_file(source: Source) -> bool:
     return source.location.lower().endswith(".csv") or store.exists(source.location)
-
-
-def _progress(source: Source) -> "tqdm[None]":
-    watched = sys.stderr.isatty()
-    return tqdm(
-        desc="checking the manifest",
-        unit=" rows",
-        unit_scale=True,
-        delay=_QUIET_S,
-        mininterval=0.5 if watched else 30,  # a log file needs a sign of life, not a film
-        disable=not watched and source.num_bytes < _BIG,
-    )
 
 
 def _of_length(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
