@@ -5,6 +5,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+QUIET_S = 1.0  # what ends within a second needs no bar
+
 
 def progress(total: int | None, unit: str, what: str) -> Any:
     """A tqdm bar. In a log file (no terminal) a line every half minute at most, not ten a second."""
@@ -15,7 +17,7 @@ def progress(total: int | None, unit: str, what: str) -> Any:
         desc=what,
         unit_scale=True,
         mininterval=0.2 if live else 30.0,
-        delay=1.0,  # what ends within a second needs no bar
+        delay=QUIET_S,
         leave=live,
         ascii=not live,
     )

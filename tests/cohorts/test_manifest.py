@@ -609,11 +609,10 @@ def test_a_date_column_of_another_format_is_told_quickly_however_long_it_is(tmp_
     assert error.total == 60_000 and len(error.problems) == 20 and time.perf_counter() - started < 5
 
 
-def test_progress_is_told_for_a_big_file_and_never_for_a_small_one(tmp_path, monkeypatch, capfd):
+def test_progress_is_told_when_checking_takes_long_and_never_when_it_does_not(tmp_path, monkeypatch, capfd):
     read_manifest(save(tmp_path, [{}] * 5))
     assert capfd.readouterr().err == ""
-    monkeypatch.setattr("fahr.cohorts.manifest._BIG", 0)
-    monkeypatch.setattr("fahr.cohorts.manifest._QUIET_S", 0)
+    monkeypatch.setattr("fahr.progress.QUIET_S", 0)
     read_manifest(save(tmp_path, [{}] * 5))
     assert "checking the manifest: 100%" in capfd.readouterr().err
 
