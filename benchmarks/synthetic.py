@@ -1,12 +1,7 @@
 """Synthetic faces a second on one core at 256 px, the photo alone and with its JPEG: median of 5 rounds, [min-max].
 
-    python benchmarks/synthetic.py
+python benchmarks/synthetic.py
 """
-
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"  # before NumPy loads
 
 import statistics
 import time
@@ -38,7 +33,10 @@ def main() -> None:
         face_of(truth, row, seed=0, options=options)
     print(f"one core, {options.size_px} px, {ROUNDS} rounds of {FACES} faces, processor time")
     print("render        ", rate(lambda row: face_of(truth, row, seed=0, options=options)))
-    print("render + JPEG ", rate(lambda row: jpeg(face_of(truth, row, seed=0, options=options).image, options.jpeg_quality)))
+    print(
+        "render + JPEG ",
+        rate(lambda row: jpeg(face_of(truth, row, seed=0, options=options).image, options.jpeg_quality)),
+    )
 
 
 if __name__ == "__main__":

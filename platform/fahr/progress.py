@@ -18,6 +18,5 @@ def progress(total: int | None, unit: str, what: str) -> Any:
         unit_scale=True,
         mininterval=0.2 if live else 30.0,
         delay=QUIET_S,
-        leave=live,
         ascii=not live,
     )

@@ -1,6 +1,6 @@
 """Synthetic people whose age, deviation, frailty, aging rate and fate are known.
 
-    python -c "from fahr.cohorts.synthetic import make_cohort; make_cohort(100, 2, seed=0, out='people')"
+python -c "from fahr.cohorts.synthetic import make_cohort; make_cohort(100, 2, seed=0, out='people')"
 """
 
 from fahr.cohorts.synthetic.cohort import face_of, jpeg, make_cohort

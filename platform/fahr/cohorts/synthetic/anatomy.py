@@ -6,24 +6,37 @@ gradient plus a crease that is dark under any light. Everything is drawn from fi
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fahr.cohorts.synthetic.strokes import CANVAS_PX, Image, Points, closed_curve, curve, filled, grid, lined, mirrored
-from fahr.cohorts.synthetic.strokes import patch as whole_patch
+from fahr.cohorts.synthetic.streams import stream
+from fahr.cohorts.synthetic.strokes import (
+    CANVAS_PX,
+    FULL,
+    Image,
+    Patch,
+    Points,
+    blurred,
+    closed_curve,
+    curve,
+    filled,
+    grid,
+    lined,
+    mirrored,
+    patch,
+)
 
 LANDMARKS = np.array([[-25.0, 0.0], [25.0, 0.0], [0.0, 29.0], [-20.5, 57.0], [20.5, 57.0]])  # eyes, nose tip, mouth
-SKIN = whole_patch(-76, -92, 76, 142)  # head, ears, neck and the top of the chest
-FULL = (slice(0, CANVAS_PX), slice(0, CANVAS_PX))
+SKIN = patch(-76, -92, 76, 142)  # head, ears, neck and the top of the chest
 
 
 @dataclass(frozen=True)
 class Relief:
     """A patch of the skin region: slopes of a height of 1, and where it is dark (0 to 1)."""
 
-    where: tuple[slice, slice]
+    where: Patch
     slope_x: Image
     slope_y: Image
     crease: Image
@@ -39,7 +52,7 @@ class Anatomy:
     head: Image  # coverage of the head alone, over the canvas
     blush: Image  # where blood shows, over SKIN
     reliefs: dict[str, Relief]
-    shadows: dict[str, tuple[tuple[slice, slice], Image]]
+    shadows: dict[str, tuple[Patch, Image]]
     coarse: Image  # where the skin's texture ages: forehead, cheeks, chin; 0 around the eyes and on the nose
     beard: Image
 
@@ -78,7 +91,7 @@ def _head_height() -> Image:
     height += 4.0 * bump(0, 52, 19, 13) - 0.8 * bump(0, 43, 2.0, 4)  # muzzle, philtrum
     height += 1.8 * bump(0, 53.5, 14, 2.8) + 2.6 * bump(0, 61.5, 12.5, 3.4) - 1.8 * bump(0, 57, 18, 1.6)  # lips
     height += -2.6 * bump(0, 70, 13, 3.6) + 5.0 * bump(0, 80, 13, 7)  # under the lip, chin
-    return np.asarray(cv2.GaussianBlur(height, (0, 0), 0.9), np.float32)
+    return blurred(height, 0.9)
 
 
 def _neck_height() -> Image:
@@ -92,7 +105,7 @@ def _neck_height() -> Image:
 
 def _slopes(height: Image) -> tuple[Image, Image]:
     slope_y, slope_x = np.gradient(height)
-    return slope_x.astype(np.float32), slope_y.astype(np.float32)
+    return np.asarray(slope_x, np.float32), np.asarray(slope_y, np.float32)
 
 
 def _relief(height: Image, crease: Image) -> Relief:
@@ -149,7 +162,7 @@ def _frailty_reliefs() -> dict[str, Relief]:
     }
 
 
-def _shadows() -> dict[str, tuple[tuple[slice, slice], Image]]:
+def _shadows() -> dict[str, tuple[Patch, Image]]:
     x, y = grid()
     maps = {
         "under_nose": 0.9 * bump(0, 40.5, 10, 3.0),
@@ -159,8 +172,8 @@ def _shadows() -> dict[str, tuple[tuple[slice, slice], Image]]:
         "under_lip": 0.8 * bump(0, 68, 11, 2.6),
     }
     found = {}
-    for name, values in maps.items():
-        values = np.asarray(cv2.GaussianBlur(values.astype(np.float32), (0, 0), 1.5))[SKIN]
+    for name, sharp in maps.items():
+        values = _over_skin(blurred(sharp, 1.5))
         rows, columns = np.nonzero(values > 0.01)
         where = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
         found[name] = (where, np.ascontiguousarray(values[where]))
@@ -171,10 +184,14 @@ def _coverage() -> tuple[Image, Image, Image]:
     """Head without ears, ears, and all skin down to the chest."""
     ear = closed_curve([(0, -18), (6, -16), (8, -8), (6.5, 4), (4, 14), (0, 18)])
     head = filled(outline(), FULL, 0.5)
-    ears = np.maximum(filled(ear * (1, 1) + (60, 7), FULL, 0.5), filled(ear + (-60, 7), FULL, 0.5))
+    ears = np.maximum(filled(ear + (60, 7), FULL, 0.5), filled(ear + (-60, 7), FULL, 0.5))
     half = [(36, 40), (35.5, 80), (37, 100), (43, 110), (44, 142)]  # the rest is under clothes
     neck = filled(np.vstack([curve(half), mirrored(curve(half)[::-1])]), FULL, 0.6)
     return head, ears, np.maximum(np.maximum(head, ears), neck)
+
+
+def _over_skin(values: npt.NDArray[Any]) -> Image:
+    return np.ascontiguousarray(values[SKIN], np.float32)
 
 
 @lru_cache(maxsize=1)
@@ -185,11 +202,11 @@ def anatomy() -> Anatomy:
     head_x, head_y = _slopes(height)
     neck_x, neck_y = _slopes(_neck_height())
     ear_x, ear_y = _slopes(6 * _both(61, 5, 4.5, 13) - 5 * _both(61.5, 5, 2.4, 8))
-    around = np.asarray(cv2.GaussianBlur(head, (0, 0), 1.0))  # a jaw has no hard edge
+    around = blurred(head, 1.0)  # a jaw has no hard edge
     ear_only = np.clip(ears - head, 0, 1)
     slope_x = around * head_x + (1 - around) * ((1 - ear_only) * neck_x + ear_only * (ear_x + 0.5 * np.sign(x)))
     slope_y = around * head_y + (1 - around) * ((1 - ear_only) * neck_y + ear_only * ear_y)
-    hollow = np.clip((cv2.GaussianBlur(height, (0, 0), 9) - height) * 0.11, 0, 0.6) * head
+    hollow = np.clip((blurred(height, 9) - height) * 0.11, 0, 0.6) * head
     # the chin's shadow on the neck, and a rim of shade round the face
     jaw = np.clip(1.15 - np.clip(y - 70 - 0.004 * x**2, 0, 60) / 42, 0, 1) ** 1.3
     hollow += (1 - around) * (0.50 * jaw * (1 - ear_only) + 0.25 * ear_only * (1 - _both(63, 5, 3, 12)))
@@ -201,16 +218,22 @@ def anatomy() -> Anatomy:
     beard = np.clip(1.3 * _both(33, 66, 14, 17) + 1.3 * bump(0, 82, 24, 11) + 1.2 * bump(0, 46.5, 17, 4), 0, 1)
     beard = beard * np.clip((y - 20 - 0.2 * (52 - np.abs(x))) / 14, 0, 1)
     return Anatomy(
-        *(np.ascontiguousarray(np.asarray(a, np.float32)[SKIN]) for a in (slope_x, slope_y, np.clip(hollow, 0, 0.8))),
-        depth=np.asarray(cv2.GaussianBlur(depth.astype(np.float32), (0, 0), 5)),
+        slope_x=_over_skin(slope_x),
+        slope_y=_over_skin(slope_y),
+        hollow=_over_skin(np.clip(hollow, 0, 0.8)),
+        depth=blurred(depth, 5),
         skin=skin,
         head=np.maximum(head, ears),
-        blush=np.asarray(blush, np.float32)[SKIN].copy(),
+        blush=_over_skin(blush),
         reliefs={**_age_reliefs(), **_frailty_reliefs()},
         shadows=_shadows(),
-        coarse=np.asarray(np.clip(coarse, 0, 1), np.float32)[SKIN].copy(),
-        beard=np.asarray(beard, np.float32)[SKIN].copy(),
+        coarse=_over_skin(np.clip(coarse, 0, 1)),
+        beard=_over_skin(beard),
     )
+
+
+# between which blurs the grain of a tile lies, SD in pixels
+_BANDS = {"pores": (0.6, 2.0), "hairs": (0.5, 1.5), "coarse": (1.1, 3.0), "blotches": (7.0, 25.0), "spots": (1.6, 5.0)}
 
 
 @lru_cache(maxsize=8)
@@ -220,19 +243,11 @@ def noise(kind: str) -> Image:
     `skin` is the factor on light that everybody's skin has, `aged skin` what is added to it by age.
     """
     if kind == "skin":
-        return 1 + np.float32(0.012) * (noise("pores") + noise("blotches"))
+        return np.asarray(1 + 0.012 * (noise("pores") + noise("blotches")), np.float32)
     if kind == "aged skin":
-        return np.float32(0.06) * noise("coarse") - np.float32(0.22) * noise("spots")
-    draw = np.random.default_rng(abs(sum(map(ord, kind))))
-    white = draw.standard_normal((512, 512)).astype(np.float32)
-
-    def band(low: float, high: float) -> npt.NDArray[np.float32]:
-        fine = cv2.GaussianBlur(white, (0, 0), low, borderType=cv2.BORDER_REFLECT)
-        wide = cv2.GaussianBlur(white, (0, 0), high, borderType=cv2.BORDER_REFLECT)
-        values = fine - wide
-        return np.asarray((values - values.mean()) / values.std(), np.float32)
-
-    if kind == "spots":
-        return np.clip((band(1.6, 5.0) - 2.1) * 1.6, 0, 1)
-    low, high = {"pores": (0.6, 2.0), "coarse": (1.1, 3.0), "blotches": (7.0, 25.0), "hairs": (0.5, 1.5)}[kind]
-    return band(low, high)
+        return np.asarray(0.06 * noise("coarse") - 0.22 * noise("spots"), np.float32)
+    fine, wide = _BANDS[kind]
+    white = stream(0, "noise " + kind).standard_normal((512, 512)).astype(np.float32)
+    band = blurred(white, fine) - blurred(white, wide)
+    values: Image = (band - band.mean()) / band.std()
+    return np.clip((values - 2.1) * 1.6, 0, 1) if kind == "spots" else values

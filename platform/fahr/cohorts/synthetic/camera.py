@@ -30,20 +30,19 @@ def _grain() -> npt.NDArray[np.float32]:
 
 
 def _wall(shot: Shot, size_px: int) -> Image:
-    """Light on a wall, a graded backdrop, a room out of focus or panels; about 1."""
+    """Light on a plain wall, a graded backdrop, a room out of focus or panels; about 1."""
     row = np.linspace(-1, 1, size_px, dtype=np.float32)
-    ones = np.ones_like(row)
     if shot.wall == 0:
-        return np.outer(1 - 0.10 * row, ones)
+        return np.outer(1 - np.float32(0.10) * row, np.ones_like(row))
     if shot.wall == 1:
-        squares = row**2
-        return np.float32(1.12) - np.float32(0.22) * (squares[:, None] + squares[None, :])
+        squares = np.float32(0.22) * row**2
+        return np.asarray(np.float32(1.12) - squares[:, None] - squares[None, :])
     y, x = (round(o / 256 * size_px) for o in shot.offset)
     clouds = _clouds(size_px)[y : y + size_px, x : x + size_px]
     if shot.wall == 2:
-        return 1 + np.float32(0.05) * clouds
+        return np.asarray(1 + np.float32(0.05) * clouds)
     edge = np.tanh(8 * np.sin(row * 3.2 + shot.offset[0]))
-    return (1 + np.float32(0.03) * clouds) * (1 + np.float32(0.06) * edge)
+    return np.asarray((1 + np.float32(0.03) * clouds) * (1 + np.float32(0.06) * edge))
 
 
 def develop(layers: npt.NDArray[np.uint8], shot: Shot) -> Photo:

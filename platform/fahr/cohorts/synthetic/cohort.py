@@ -31,10 +31,10 @@ def make_cohort(
     """Render a cohort into the new or empty folder `out`; gives the paths of manifest.parquet and truth.parquet.
 
     `photos_per_subject` is how many are planned: one that falls on or after the day of death or last contact is never
-    taken, so there are fewer rows than subjects x photos. truth.parquet has a row a photo in the manifest's order, with
+    taken, so there are fewer rows than subjects x photos. truth.parquet has a row a photo in the manifest's order:
     photo_id, subject_id, age, apparent_age, dev_ref, deviation (all years), frailty (SD), aging_rate (years a year) and
-    log_hazard (log of the hazard per year, at the photo). See `truth` for the model, and for what shrinks a coefficient:
-    leaving frailty out of the model, or a noisy face age, changes the target, and neither is a bias of yours.
+    log_hazard (log of the hazard per year, at the photo). See `truth` for the model, and for what shrinks a
+    coefficient: leaving frailty out, or a noisy face age, changes the target, and neither is a bias of yours.
     """
     options = options or CohortOptions()
     folder = _new_folder(out)
@@ -78,7 +78,9 @@ def jpeg(image: np.ndarray, quality: int) -> bytes:
 def _new_folder(out: str | os.PathLike[str]) -> Path:
     location = store.absolute(out)
     if store.is_s3(location):
-        raise Refused(f"{location}: a cohort is rendered into a local folder. Render it here and copy the folder there.")
+        raise Refused(
+            f"{location}: a cohort is rendered into a local folder. Render it here and copy the folder there."
+        )
     folder = Path(location)
     if folder.exists() and not folder.is_dir():
         raise Refused(f"{folder} is a file; a cohort needs a folder of its own. Name another place.")

@@ -5,6 +5,7 @@ bridge. No cue of one is touched by the other. Nothing else about the person dep
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +16,21 @@ from fahr.cohorts.synthetic.anatomy import SKIN, anatomy, noise
 from fahr.cohorts.synthetic.hair import hair_colour, hair_mask
 from fahr.cohorts.synthetic.options import CohortOptions
 from fahr.cohorts.synthetic.person import AGE_CUES, FRAILTY_CUES, Person, Shot, person_of, shot_of
-from fahr.cohorts.synthetic.strokes import CANVAS_PX, MIDLINE_PX, Image, curve, filled, grid, mirrored, patch
+from fahr.cohorts.synthetic.strokes import (
+    CANVAS_PX,
+    FULL,
+    MIDLINE_PX,
+    Image,
+    Patch,
+    curve,
+    filled,
+    grid,
+    mirrored,
+    patch,
+)
 from fahr.cohorts.synthetic.warp import Pose, landmarks_on_canvas
+
+_NO_ROWS: Any = None  # columns and rows come in one map; OpenCV takes None, its stub does not know
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ def draw(person: Person, shot: Shot, look: Looks, size_px: int) -> Face:
     # bytes: four of them are warped faster than one float, and the grain to come hides the rounding
     planes = [cv2.multiply(plane, coverage, dtype=cv2.CV_8U) for plane in canvas]
     layers = cv2.merge([*planes, cv2.convertScaleAbs(coverage, alpha=255)])
-    photo = cv2.remap(layers, pose.map(), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    photo = cv2.remap(layers, pose.map(), _NO_ROWS, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     points = pose.to_photo(landmarks_on_canvas(*parts.mouth_corner(shot)))
     return Face(camera.develop(np.asarray(photo, np.uint8), shot), points)
 
@@ -111,14 +125,14 @@ def _paint_canvas(person: Person, shot: Shot, look: Looks) -> tuple[Image, Image
     parts.draw_nose(canvas, person)
     parts.draw_mouth(canvas, person, shot)
     parts.draw_moles(canvas, person)
+    if shot.glasses:
+        parts.draw_glasses(canvas, person, shot)
     (rows, columns), mask = hair_mask(person.style, look.recede_units, look.thin)
     target = canvas[:, rows, columns]
     cover = coverage[rows, columns]
     np.maximum(cover, mask, out=cover)
     colour = hair_colour(person.style, person.hair, look.grey, float(shot.light[0]))
     target += (colour - target) * (mask / np.maximum(cover, np.float32(1e-3)))  # full colour where only hair covers
-    if shot.glasses:
-        parts.draw_glasses(canvas, person, shot)
     return canvas, coverage
 
 
@@ -213,14 +227,13 @@ def _clothes(canvas: Image, coverage: Image, shot: Shot) -> None:
     target += (fall * shot.clothes.astype(np.float32).reshape(3, 1, 1) - target) * weight
 
 
-_GARMENTS: dict[int, tuple[tuple[slice, slice], Image, Image]] = {}
+_GARMENTS: dict[int, tuple[Patch, Image, Image]] = {}
 
 
-def _garment(collar: int) -> tuple[tuple[slice, slice], Image, Image]:
+def _garment(collar: int) -> tuple[Patch, Image, Image]:
     """Coverage and light of a garment: 0 a round neck, 1 a V-neck, 2 a shirt with its collar."""
     if collar not in _GARMENTS:
         x, y = grid()
-        full = (slice(0, CANVAS_PX), slice(0, CANVAS_PX))
         shoulder = [(34, 99), (44, 106), (62, 115), (96, 125), (128, 140), (150, 165), (165, 205)]
         body = np.vstack([curve(shoulder), mirrored(curve(shoulder)[::-1])])
         neck = {
@@ -229,14 +242,18 @@ def _garment(collar: int) -> tuple[tuple[slice, slice], Image, Image]:
             2: curve([(42, 88), (33, 104), (14, 124), (0, 138)]),
         }[collar]
         opening = np.vstack([neck, mirrored(neck[::-1]), (-40, 60), (40, 60)])
-        mask = np.clip(filled(body, full, 0.7) - filled(opening, full, 0.7), 0, 1)
+        mask = np.clip(filled(body, FULL, 0.7) - filled(opening, FULL, 0.7), 0, 1)
         fall = 1.0 - 0.18 * (x / 150) ** 2 + 0.035 * noise("blotches")[:CANVAS_PX, :CANVAS_PX]
-        rim = filled(opening, full, 2.5)
+        rim = filled(opening, FULL, 2.5)
         fall = fall * (1 - 0.35 * rim)
         if collar == 2:
             for side in (-1, 1):
                 flap = np.array([(37, 96), (44, 112), (24, 138), (2, 134), (16, 122)]) * (side, 1)
-                fall = fall * (1 + 0.16 * filled(flap, full, 0.8)) * (1 - 0.3 * filled(flap + (0, 4), full, 1.5) * (1 - filled(flap, full)))
+                fall = (
+                    fall
+                    * (1 + 0.16 * filled(flap, FULL, 0.8))
+                    * (1 - 0.3 * filled(flap + (0, 4), FULL, 1.5) * (1 - filled(flap, FULL)))
+                )
         where = patch(-MIDLINE_PX, 87, CANVAS_PX, CANVAS_PX)
         _GARMENTS[collar] = (where, mask[where].copy(), np.asarray(fall, np.float32)[where].copy())
     return _GARMENTS[collar]

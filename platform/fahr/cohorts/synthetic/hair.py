@@ -8,7 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from fahr.cohorts.synthetic.anatomy import bump, noise, outline
-from fahr.cohorts.synthetic.strokes import MIDLINE_PX, Image, Points, closed_curve, curve, filled, grid, mirrored
+from fahr.cohorts.synthetic.strokes import (
+    FULL,
+    MIDLINE_PX,
+    Image,
+    Patch,
+    Points,
+    blurred,
+    closed_curve,
+    curve,
+    filled,
+    grid,
+    mirrored,
+)
 
 _GREY = (190.0, 188.0, 186.0)
 # right halves of the outer edge from the top down: (x, y) in face units
@@ -16,10 +28,45 @@ _OUTER: dict[str, list[tuple[float, float]]] = {
     "crop": [(0, -87), (24, -84), (45, -70), (58, -48), (62, -28), (62, -6), (60, 2), (40, 4), (0, 4)],
     "short": [(0, -93), (24, -91), (47, -77), (62, -52), (66, -28), (65, -8), (62, 6), (40, 8), (0, 8)],
     "parted": [(0, -94), (26, -92), (49, -77), (62, -52), (65, -26), (64, -6), (61, 8), (40, 8), (0, 8)],
-    "long": [(0, -92), (28, -88), (52, -70), (67, -42), (73, -10), (76, 30), (80, 75), (82, 120), (74, 150), (48, 158), (0, 158)],
+    "long": [
+        (0, -92),
+        (28, -88),
+        (52, -70),
+        (67, -42),
+        (73, -10),
+        (76, 30),
+        (80, 75),
+        (82, 120),
+        (74, 150),
+        (48, 158),
+        (0, 158),
+    ],
     "bob": [(0, -92), (28, -89), (53, -72), (69, -44), (76, -10), (78, 25), (76, 55), (64, 74), (46, 78), (0, 78)],
-    "updo": [(0, -111), (15, -108), (22, -100), (23, -91), (38, -82), (53, -63), (61, -38), (63, -14), (60, 4), (40, 6), (0, 6)],
-    "fringe": [(0, -92), (28, -89), (53, -72), (69, -44), (75, -10), (77, 30), (78, 70), (72, 100), (50, 108), (0, 108)],
+    "updo": [
+        (0, -111),
+        (15, -108),
+        (22, -100),
+        (23, -91),
+        (38, -82),
+        (53, -63),
+        (61, -38),
+        (63, -14),
+        (60, 4),
+        (40, 6),
+        (0, 6),
+    ],
+    "fringe": [
+        (0, -92),
+        (28, -89),
+        (53, -72),
+        (69, -44),
+        (75, -10),
+        (77, 30),
+        (78, 70),
+        (72, 100),
+        (50, 108),
+        (0, 108),
+    ],
     "wavy": [(0, -97), (30, -94), (58, -76), (76, -46), (86, -8), (84, 25), (92, 60), (86, 98), (66, 112), (0, 112)],
     "afro": [(0, -112), (36, -106), (66, -84), (82, -50), (84, -14), (76, 18), (66, 30), (40, 30), (0, 30)],
 }
@@ -39,7 +86,7 @@ _HAIRLINE: dict[str, list[tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Style:
-    where: tuple[slice, slice]
+    where: Patch
     inside: Image  # signed distance to the edge, units, positive within
     recession: Image  # how far a receding hairline reaches, 0 to 1
     crown: Image  # where hair thins, 0 to 1
@@ -51,7 +98,6 @@ class Style:
 @lru_cache(maxsize=16)
 def style(name: str) -> Style:
     x, y = grid()
-    full = (slice(0, x.shape[0]), slice(0, x.shape[1]))
     outer = closed_curve(_OUTER[name])
     line = curve(_HAIRLINE[name], 8)
     # the open face below the hairline; its lower end follows the neck so that long hair falls beside it
@@ -59,18 +105,21 @@ def style(name: str) -> Style:
     face: Points = np.vstack([line, (end[0], 210.0), (-end[0], 210.0), mirrored(line[::-1])])
     if name == "parted":
         face = face + np.clip((-15 - face[:, 1:]) / 30, 0, 1) * (-6.0, 0.0)
-    hair = np.clip(filled(outer, full) - filled(face, full), 0, 1)
-    inside = cv2.GaussianBlur(_distance(hair), (0, 0), 1.6)
+    hair = np.clip(filled(outer, FULL) - filled(face, FULL), 0, 1)
+    inside = blurred(_distance(hair), 1.6)
     rows, columns = np.nonzero(inside > -5)
     where = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     recession = np.clip(bump(36, -54, 15, 15) + bump(-36, -54, 15, 15) + 0.55 * bump(0, -64, 24, 12), 0, 1.2)
     # a balding head loses the volume above it too, or a rim would float over the scalp
-    recession += 1.1 * (1 - filled(outline(), full, 1.0)) * np.clip((-38 - y) / 14, 0, 1)
+    recession += 1.1 * (1 - filled(outline(), FULL, 1.0)) * np.clip((-38 - y) / 14, 0, 1)
     crown = np.clip(1.3 * bump(0, -74, 44, 24), 0, 1) * (y < -25)
     strands, grey = _strands(name)
     ring = np.exp(-((y + 70 - 0.010 * x**2) ** 2) / 180)
     sheen = 0.80 + 0.34 * ring - 0.30 * np.clip((y - 40) / 120, 0, 1) - 0.25 * np.clip(1 - inside / 6, 0, 1)
-    sheen -= 0.30 * filled(outline(), full, 3.0) * np.clip((y - 10) / 60, 0, 1)  # what lies behind the neck is in the dark
+    # what lies behind the neck is in the dark
+    sheen -= 0.30 * filled(outline(), FULL, 3.0) * np.clip((y - 10) / 60, 0, 1)
+    if name in ("long", "bob", "wavy"):
+        sheen -= 0.35 * np.exp(-((x / 1.3) ** 2)) * (y < -20)  # the parting
     maps = (inside, recession, crown, strands, grey, sheen)
     return Style(where, *(np.ascontiguousarray(np.asarray(m, np.float32)[where]) for m in maps))
 
@@ -78,7 +127,7 @@ def style(name: str) -> Style:
 def _distance(mask: Image) -> Image:
     within = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
     beyond = cv2.distanceTransform((mask <= 0.5).astype(np.uint8), cv2.DIST_L2, 5)
-    return np.clip(within - beyond, -8, 40)
+    return np.asarray(np.clip(within - beyond, -8, 40), np.float32)
 
 
 def _strands(name: str) -> tuple[Image, Image]:
@@ -86,11 +135,12 @@ def _strands(name: str) -> tuple[Image, Image]:
     x, y = grid()
     if name == "afro":
         curls = noise("coarse")[: x.shape[0], : x.shape[1]]
-        return curls * 1.0, noise("pores")[: x.shape[0], : x.shape[1]] * 1.0
+        return 0.7 * curls, 0.7 * noise("pores")[: x.shape[0], : x.shape[1]]
     wave = 4 * np.sin(y / 9) if name == "wavy" else 0 * y
-    across = np.where(y < -5, np.hypot(x, y + 5), np.abs(x)) + wave  # distance from the parting, constant along a strand
+    # distance from the parting: constant along a strand
+    across = np.where(y < -5, np.hypot(x, y + 5), np.abs(x)) + wave
     along = np.where(y < -5, 60 * np.arctan2(np.abs(x), -(y + 5)), y + 100)
-    if name in ("crop", "short", "parted"):
+    if name in ("crop", "short", "parted", "fringe"):
         slant = 0.5 if name == "parted" else 0.0
         top = np.clip((-30 - y) / 15, 0, 1)
         across, along = top * (x + slant * y) + (1 - top) * across, top * y + (1 - top) * along
@@ -101,10 +151,10 @@ def _strands(name: str) -> tuple[Image, Image]:
         cv2.remap(noise(kind), column, np.mod(across * pace + 255, 500).astype(np.float32), cv2.INTER_LINEAR)
         for kind, pace in (("pores", 1.3), ("coarse", 0.7))
     )
-    return 0.6 * fine + 0.8 * broad, cv2.GaussianBlur(fine, (0, 0), 0.5)
+    return np.asarray(0.6 * fine + 0.8 * broad, np.float32), blurred(fine, 0.5)
 
 
-def hair_mask(name: str, recede_units: float, thin: float) -> tuple[tuple[slice, slice], Image]:
+def hair_mask(name: str, recede_units: float, thin: float) -> tuple[Patch, Image]:
     """Coverage of hair over its patch. `recede_units` moves the hairline, `thin` (0 to 1) lets the scalp through."""
     s = style(name)
     edge = s.inside + 0.5 * s.strands

@@ -16,6 +16,7 @@ from fahr.cohorts.synthetic.faces import draw, looks
 from fahr.cohorts.synthetic.options import CohortOptions
 from fahr.cohorts.synthetic.person import Person, Shot, person_of, shot_of
 from fahr.cohorts.synthetic.streams import stream
+from fahr.cohorts.synthetic.strokes import blurred
 from fahr.errors import Refused, nearest
 
 Photo = npt.NDArray[np.uint8]
@@ -60,7 +61,15 @@ def _statue(draw_: np.random.Generator, size_px: int) -> Photo:
     person, shot, age = _somebody(draw_)
     stone = np.full(3, draw_.uniform(150, 205))
     person = replace(
-        person, tone=stone, hair=0.8 * stone, melanin=0.2, beard=0.0, blush=0.0, makeup=0.0, moles=person.moles[:0], stone=True
+        person,
+        tone=stone,
+        hair=0.8 * stone,
+        melanin=0.2,
+        beard=0.0,
+        blush=0.0,
+        makeup=0.0,
+        moles=person.moles[:0],
+        stone=True,
     )
     shot = replace(shot, glasses=False, makeup=0.0, clothes=0.9 * stone, ambient=0.3, mouth_open=0.0, warmth=0.0)
     options = CohortOptions()
@@ -100,9 +109,29 @@ def _object(draw_: np.random.Generator, size_px: int) -> Photo:
 
     kind = draw_.integers(4)
     if kind == 0:
-        cv2.ellipse(image, (round((x + 52) * scale), round(160 * scale)), (round(24 * scale),) * 2, 0, 0, 360, (0.8 * colour).tolist(), round(9 * scale), cv2.LINE_AA)
+        cv2.ellipse(
+            image,
+            (round((x + 52) * scale), round(160 * scale)),
+            (round(24 * scale),) * 2,
+            0,
+            0,
+            360,
+            (0.8 * colour).tolist(),
+            round(9 * scale),
+            cv2.LINE_AA,
+        )
         solid([(x - 45, 110), (x + 45, 110), (x + 40, 214), (x - 40, 214)], colour)
-        cv2.ellipse(image, (round(x * scale), round(110 * scale)), (round(45 * scale), round(11 * scale)), 0, 0, 360, (0.5 * colour).tolist(), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            image,
+            (round(x * scale), round(110 * scale)),
+            (round(45 * scale), round(11 * scale)),
+            0,
+            0,
+            360,
+            (0.5 * colour).tolist(),
+            -1,
+            cv2.LINE_AA,
+        )
     elif kind == 1:
         solid([(x - 60, 120), (x + 20, 130), (x + 20, 225), (x - 60, 205)], colour)
         solid([(x + 20, 130), (x + 70, 112), (x + 70, 196), (x + 20, 225)], 0.7 * colour)
@@ -116,12 +145,17 @@ def _object(draw_: np.random.Generator, size_px: int) -> Photo:
             tip = (round(x + 95 * np.sin(angle)), round(165 - 95 * np.cos(angle)))
             side = (round(10 * np.cos(angle)), round(10 * np.sin(angle)))
             middle = ((x + tip[0]) // 2, (165 + tip[1]) // 2)
-            leaf = [(x, 165), (middle[0] + side[0], middle[1] + side[1]), tip, (middle[0] - side[0], middle[1] - side[1])]
+            leaf = [
+                (x, 165),
+                (middle[0] + side[0], middle[1] + side[1]),
+                tip,
+                (middle[0] - side[0], middle[1] - side[1]),
+            ]
             solid(leaf, np.array([50.0, 110, 45]) * draw_.uniform(0.7, 1.3))
         solid([(x - 32, 160), (x + 32, 160), (x + 24, 218), (x - 24, 218)], np.array([170.0, 90, 60]))
     light = np.linspace(1.1, 0.8, size_px, dtype=np.float32)[None, :, None]
-    image = cv2.GaussianBlur(image * light, (0, 0), 0.7 * scale) + draw_.normal(0, 3, image.shape)
-    return np.clip(image, 0, 255).astype(np.uint8)
+    photo = blurred(image * light, 0.7 * scale) + draw_.normal(0, 3, image.shape)
+    return np.clip(photo, 0, 255).astype(np.uint8)
 
 
 def _cartoon(draw_: np.random.Generator, size_px: int) -> Photo:
@@ -133,8 +167,13 @@ def _cartoon(draw_: np.random.Generator, size_px: int) -> Photo:
     skin = np.array([[255.0, 219, 172], [255, 204, 64], [141, 85, 36], [150, 200, 120]])[draw_.integers(4)]
     hair = draw_.uniform(20, 230, 3)
 
-    def oval(x: float, y: float, wide: float, high: float, colour: tuple[float, ...] | npt.NDArray[np.float64], line: int = 4) -> None:
-        centre, axes = (round(x * scale * 16), round(y * scale * 16)), (round(wide * scale * 16), round(high * scale * 16))
+    def oval(
+        x: float, y: float, wide: float, high: float, colour: tuple[float, ...] | npt.NDArray[np.float64], line: int = 4
+    ) -> None:
+        centre, axes = (
+            (round(x * scale * 16), round(y * scale * 16)),
+            (round(wide * scale * 16), round(high * scale * 16)),
+        )
         cv2.ellipse(image, centre, axes, 0, 0, 360, [float(c) for c in colour], -1, cv2.LINE_AA, 4)
         if line:
             cv2.ellipse(image, centre, axes, 0, 0, 360, ink, max(1, round(line * scale)), cv2.LINE_AA, 4)
@@ -148,10 +187,14 @@ def _cartoon(draw_: np.random.Generator, size_px: int) -> Photo:
         oval(128 + side * gap, 108, eye, eye * 1.25, (255, 255, 255))
         oval(128 + side * gap + draw_.uniform(-3, 3), 112, eye * 0.4, eye * 0.5, ink, 0)
         brow = [(128 + side * (gap - 14), 76), (128 + side * (gap + 14), 76 + draw_.uniform(-7, 7))]
-        cv2.polylines(image, [np.rint(np.array(brow) * scale).astype(np.int32)], False, ink, round(5 * scale), cv2.LINE_AA)
+        cv2.polylines(
+            image, [np.rint(np.array(brow) * scale).astype(np.int32)], False, ink, round(5 * scale), cv2.LINE_AA
+        )
     oval(128, 140, 6, 5, 0.8 * skin, 3)
     centre = (round(128 * scale), round(158 * scale))
-    cv2.ellipse(image, centre, (round(26 * scale), round(16 * scale)), 0, 10, 170, ink, max(1, round(4 * scale)), cv2.LINE_AA)
+    cv2.ellipse(
+        image, centre, (round(26 * scale), round(16 * scale)), 0, 10, 170, ink, max(1, round(4 * scale)), cv2.LINE_AA
+    )
     return np.clip(image, 0, 255).astype(np.uint8)
 
 

@@ -25,7 +25,7 @@ def _sentence(model: type[BaseModel], problem: Any) -> str:
 
 
 class CueStrengths(_Options, frozen=True):
-    """How strongly a cue is drawn: 1 as in an ordinary person, 0 not at all. The first six follow age, the rest frailty."""
+    """How strongly a cue is drawn: 1 as in an ordinary person, 0 not at all. Six follow age, the last two frailty."""
 
     folds: float = Field(1.0, ge=0, le=3)  # nasolabial folds
     forehead: float = Field(1.0, ge=0, le=3)  # forehead lines
@@ -43,7 +43,9 @@ class CohortOptions(_Options, frozen=True):
     age_shape: Literal["uniform", "skewed"] = "uniform"  # skewed: 20-90 still, but about one in fifty is over 75
     baseline_hazard_per_year: float = Field(0.16, gt=0, le=5)  # of a person of 60 with deviation 0, frailty 0, rate 1
     rate_log_hazard: float = Field(0.5, ge=-3, le=3)  # b_rate: log hazard ratio of one unit of aging rate
-    event_share: float = Field(0.5, gt=0, lt=1)  # deaths among subjects, in expectation; random censoring brings it about
+    event_share: float = Field(
+        0.5, gt=0, lt=1
+    )  # deaths among subjects, in expectation; random censoring brings it about
     accrual_years: float = Field(8.0, gt=0, le=50)  # first photos are spread evenly over these years
     follow_up_years: float = Field(6.0, gt=0, le=50)  # from the last person's first photo to the closing date
     delayed_entry_share: float = Field(0.3, ge=0, le=1)  # people who come under observation only after the first photo

@@ -4,7 +4,22 @@ import numpy as np
 import numpy.typing as npt
 
 from fahr.cohorts.synthetic.person import Person, Shot
-from fahr.cohorts.synthetic.strokes import EYE_LINE_PX, MIDLINE_PX, Image, Patch, Points, curve, discs, filled, lined, mirrored, pair, paint, patch, shade
+from fahr.cohorts.synthetic.strokes import (
+    EYE_LINE_PX,
+    MIDLINE_PX,
+    Image,
+    Patch,
+    Points,
+    curve,
+    discs,
+    filled,
+    lined,
+    mirrored,
+    paint,
+    pair,
+    patch,
+    shade,
+)
 
 Floats = npt.NDArray[np.float64]
 _DARK = np.array([34.0, 24.0, 22.0])
@@ -49,8 +64,8 @@ def _eyeballs(person: Person, shot: Shot, where: Patch) -> Image:
     """Pupil, iris, its dark rim and the white, by the distance from the middle of the gaze."""
     rows, columns = where
     y = np.arange(rows.start, rows.stop) - (EYE_LINE_PX + shot.gaze[1] - 0.5)
-    x = np.arange(columns.start, columns.stop) - MIDLINE_PX
-    x = x - np.where(x < 0, -25, 25) - shot.gaze[0]
+    across = np.arange(columns.start, columns.stop) - MIDLINE_PX
+    x = across - np.where(across < 0, -25, 25) - shot.gaze[0]
     distance = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
     if person.stone:
         return np.ones((3, *distance.shape), np.float32) * np.float32(0.9 * person.tone[0])
@@ -64,7 +79,12 @@ def draw_brows(canvas: Image, person: Person, colour: Floats, hairs: Image) -> N
     where = patch(-48, -29, 48, -9)
     thick, arch = person.brow_thick, person.brow_arch
     top = [(8, -17.5), (17, -20.5 - 0.8 * arch), (28, -22.6 - 1.5 * arch), (42, -15.8)]
-    low = [(42, -15.3), (28, -22.6 - 1.5 * arch + 4.1 * thick), (17, -20.5 - 0.8 * arch + 4.8 * thick), (8, -17.5 + 4.2 * thick)]
+    low = [
+        (42, -15.3),
+        (28, -22.6 - 1.5 * arch + 4.1 * thick),
+        (17, -20.5 - 0.8 * arch + 4.8 * thick),
+        (8, -17.5 + 4.2 * thick),
+    ]
     mask = filled(pair(np.vstack([curve(top), curve(low)])), where, 1.2)
     rows, columns = mask.shape
     strands = np.float32(0.78) + np.float32(0.13) * hairs[:rows, :columns]
@@ -92,8 +112,18 @@ def draw_mouth(canvas: Image, person: Person, shot: Shot) -> None:
     middle = 57.6 - 0.3 * gape
     upper = [(0, 54.0 - 1.2 * full), (4, 53.0 - 1.9 * full), (11, 54.3 - 1.0 * full), (wide, corner)]
     seam = [(0, middle), (5, middle - 0.5), (12, middle - 0.2 + 0.1 * (corner - 57)), (wide, corner)]
-    lower = [(0, 61.2 + 2.6 * full + gape), (8, 60.6 + 2.2 * full + gape), (15, 58.8 + 1.0 * full + 0.5 * gape), (wide, corner)]
-    bottom_seam = [(0, middle + 0.4 + 1.3 * gape), (5, middle + 0.3 + 1.25 * gape), (12, middle + 0.2 + 0.8 * gape), (wide, corner)]
+    lower = [
+        (0, 61.2 + 2.6 * full + gape),
+        (8, 60.6 + 2.2 * full + gape),
+        (15, 58.8 + 1.0 * full + 0.5 * gape),
+        (wide, corner),
+    ]
+    bottom_seam = [
+        (0, middle + 0.4 + 1.3 * gape),
+        (5, middle + 0.3 + 1.25 * gape),
+        (12, middle + 0.2 + 0.8 * gape),
+        (wide, corner),
+    ]
     up, mid, low, mid2 = (_whole(half) for half in (upper, seam, lower, bottom_seam))
     lip = person.tone * (0.86, 0.65, 0.64) + (10, 0, 2)
     if shot.makeup > 0.2:

@@ -11,8 +11,16 @@ Floats = npt.NDArray[np.float64]
 
 # mean and SD of melanin (0 light, 1 dark) for the races of `covariates`
 _MELANIN = {"white": (0.14, 0.08), "black": (0.78, 0.12), "asian": (0.30, 0.10), "other": (0.46, 0.15)}
-_TONES = np.array([(243, 208, 188), (230, 188, 160), (208, 160, 128), (170, 122, 90), (124, 84, 62), (84, 57, 45)], float)
-_HAIR = {"black": (30, 26, 26), "brown": (68, 46, 34), "chestnut": (98, 60, 38), "blond": (182, 146, 96), "red": (140, 68, 36)}
+_TONES = np.array(
+    [(243, 208, 188), (230, 188, 160), (208, 160, 128), (170, 122, 90), (124, 84, 62), (84, 57, 45)], float
+)
+_HAIR = {
+    "black": (30, 26, 26),
+    "brown": (68, 46, 34),
+    "chestnut": (98, 60, 38),
+    "blond": (182, 146, 96),
+    "red": (140, 68, 36),
+}
 _EYES = np.array([(72, 46, 30), (96, 66, 40), (110, 100, 62), (92, 122, 140), (112, 130, 132)], float)
 WOMEN_STYLES = ("long", "bob", "updo", "fringe", "wavy")
 MEN_STYLES = ("short", "parted", "crop")
@@ -88,10 +96,10 @@ class _Draws:
         self._normal, self._uniform = iter(draw.standard_normal(48).tolist()), iter(draw.random(48).tolist())
 
     def normal(self, mean: float, sd: float, low: float = -1e9, high: float = 1e9) -> float:
-        return min(max(mean + sd * next(self._normal), low), high)
+        return float(min(max(mean + sd * next(self._normal), low), high))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        return low + (high - low) * next(self._uniform)
+        return float(low + (high - low) * next(self._uniform))
 
     def integer(self, below: int) -> int:
         return int(next(self._uniform) * below)

@@ -1,6 +1,6 @@
 """Contact sheets: the same people at growing age or frailty, to look at.
 
-    python -m fahr.cohorts.synthetic.sheets FOLDER
+python -m fahr.cohorts.synthetic.sheets FOLDER
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Soft strokes, each drawn in its own patch: a face has about forty, and blurring the whole frame for one is what costs.
+"""Soft strokes, each drawn in its own patch: a face has dozens, and blurring the whole frame for each is what costs.
 
 Face units are used throughout: x to the viewer's right of the midline, y down from the eye line; one unit is one canvas
 pixel, and the eyes are 50 units apart.
@@ -6,6 +6,7 @@ pixel, and the eyes are 50 units apart.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +30,13 @@ def grid() -> tuple[Image, Image]:
     return column - MIDLINE_PX, row - EYE_LINE_PX
 
 
+FULL: Patch = (slice(0, CANVAS_PX), slice(0, CANVAS_PX))
+
+
+def blurred(image: npt.NDArray[Any], blur: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), blur), np.float32)
+
+
 def patch(left: float, top: float, right: float, bottom: float) -> Patch:
     """The canvas rows and columns of a rectangle in face units."""
     rows = slice(max(0, int(top) + EYE_LINE_PX), min(CANVAS_PX, int(bottom) + EYE_LINE_PX))
@@ -37,7 +45,8 @@ def patch(left: float, top: float, right: float, bottom: float) -> Patch:
 
 def _fixed(points: Points, where: Patch) -> npt.NDArray[np.int32]:
     offset = (MIDLINE_PX - where[1].start, EYE_LINE_PX - where[0].start)
-    return np.rint((points + offset) * (1 << _SHIFT)).astype(np.int32)
+    fixed: npt.NDArray[np.int32] = np.rint((points + offset) * (1 << _SHIFT)).astype(np.int32)
+    return fixed
 
 
 def _blank(where: Patch) -> npt.NDArray[np.uint8]:
@@ -78,7 +87,7 @@ def _list(shapes: Points | list[Points]) -> list[Points]:
 
 
 def paint(canvas: Image, where: Patch, mask: Mask, colour: Colour, opacity: float = 1.0) -> None:
-    """Lay an RGB colour (0 to 255) over a patch. The canvas is planar, 3 x rows x columns: NumPy is fast on long rows."""
+    """Lay an RGB colour (0 to 255) over a patch of a planar canvas (3 x rows x columns: NumPy is fast on long rows)."""
     target = canvas[:, where[0], where[1]]
     target += (np.asarray(colour, np.float32).reshape(3, 1, 1) - target) * (mask * np.float32(opacity))
 
@@ -95,14 +104,17 @@ def _catmull_rom(points: int, per_segment: int) -> Points:
     extend[1:-1] = np.eye(points)
     extend[0, :2], extend[-1, -2:] = (2, -1), (-1, 2)
     t = np.arange(per_segment) / per_segment
-    weights = 0.5 * np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], axis=1)
+    weights = 0.5 * np.stack(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], axis=1
+    )
     rows = [weights @ extend[k : k + 4] for k in range(points - 1)]
     return np.vstack([*rows, extend[-2:-1]])
 
 
 def curve(points: Sequence[tuple[float, float]], per_segment: int = 6) -> Points:
     """A smooth open line through `points` (Catmull-Rom)."""
-    return _catmull_rom(len(points), per_segment) @ np.asarray(points, float)
+    line: Points = _catmull_rom(len(points), per_segment) @ np.asarray(points, float)
+    return line
 
 
 def mirrored(points: Points) -> Points:

@@ -80,13 +80,14 @@ class Truth:
 
 def log_hazard(age: Floats, dev_ref: Floats, frailty: Floats, rate: Floats, options: CohortOptions) -> Floats:
     """Natural logarithm of the hazard per year at an attained age in years."""
-    return (
+    value: Floats = (
         np.log(options.baseline_hazard_per_year)
         + AGE_LOG_HAZARD_PER_YEAR * (age - 60)
         + DEVIATION_LOG_HAZARD_PER_YEAR * dev_ref
         + FRAILTY_LOG_HAZARD * frailty
         + options.rate_log_hazard * (rate - 1)
     )
+    return value
 
 
 def death_years(log_hazard_at_0: Floats, entry_years: Floats, exponential: Floats) -> Floats:
@@ -183,7 +184,9 @@ def _drop_out_per_year(options: CohortOptions) -> float:
     return (low + high) / 2
 
 
-def plan_photos(people: People, photos_per_subject: int, *, seed: int, options: CohortOptions) -> tuple[Days, Days, Days]:
+def plan_photos(
+    people: People, photos_per_subject: int, *, seed: int, options: CohortOptions
+) -> tuple[Days, Days, Days]:
     """Subject, number and day (after the subject's first photo) of every photo taken, by subject and day."""
     if photos_per_subject < 1:
         raise Refused(f"photos_per_subject={photos_per_subject}: everybody has a first photo. Ask for 1 or more.")

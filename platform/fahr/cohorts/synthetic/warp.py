@@ -24,11 +24,15 @@ def _shapes() -> list[tuple[Image, Image]]:
     """What one SD of each feature does: by how much the canvas is sampled off its place, in units."""
     x, y = grid()
     none = np.zeros_like(x)
-    window = np.exp(-((np.clip(np.abs(y - 5) - 70, 0, None) / 35) ** 2)) * np.exp(-((np.clip(np.abs(x) - 60, 0, None) / 50) ** 2))
+    window = np.exp(-((np.clip(np.abs(y - 5) - 70, 0, None) / 35) ** 2)) * np.exp(
+        -((np.clip(np.abs(x) - 60, 0, None) / 50) ** 2)
+    )
     low = 1 / (1 + np.exp(-(y - 48) / 9)) * window
     high = 1 / (1 + np.exp((y + 30) / 9)) * window
 
-    def around(cx: float, cy: float, wide: float, tall: float, gain: float, across: bool, along: bool) -> tuple[Image, Image]:
+    def around(
+        cx: float, cy: float, wide: float, tall: float, gain: float, across: bool, along: bool
+    ) -> tuple[Image, Image]:
         """Enlarge what lies around (cx, cy) and its mirror image."""
         dx, dy = np.zeros_like(x), np.zeros_like(x)
         for centre in {cx, -cx}:
