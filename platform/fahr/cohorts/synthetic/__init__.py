@@ -7,7 +7,7 @@ from fahr.cohorts.synthetic.cohort import face_of, jpeg, make_cohort
 from fahr.cohorts.synthetic.faces import Face, render_face
 from fahr.cohorts.synthetic.junk import KINDS, render_junk
 from fahr.cohorts.synthetic.options import CohortOptions, CueStrengths
-from fahr.cohorts.synthetic.sheets import contact_sheet
+from fahr.cohorts.synthetic.sheets import contact_sheet, write_sheets
 from fahr.cohorts.synthetic.truth import People, Truth, make_people, make_truth
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "make_truth",
     "render_face",
     "render_junk",
+    "write_sheets",
 ]

@@ -29,7 +29,7 @@ from fahr.cohorts.synthetic.strokes import (
 )
 
 LANDMARKS = np.array([[-25.0, 0.0], [25.0, 0.0], [0.0, 29.0], [-20.5, 57.0], [20.5, 57.0]])  # eyes, nose tip, mouth
-SKIN = patch(-76, -92, 76, 142)  # head, ears, neck and the top of the chest
+SKIN = patch(-70, -86, 70, 142)  # head, ears, neck and the top of the chest
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class Anatomy:
     hollow: Image  # ambient occlusion, 0 to 1, over SKIN
     depth: Image  # over the canvas, smooth, for turning the head; 0 at the ears' plane
     skin: Image  # coverage of head, ears and neck, over the canvas
-    head: Image  # coverage of the head alone, over the canvas
     blush: Image  # where blood shows, over SKIN
     reliefs: dict[str, Relief]
     shadows: dict[str, tuple[Patch, Image]]
@@ -223,7 +222,6 @@ def anatomy() -> Anatomy:
         hollow=_over_skin(np.clip(hollow, 0, 0.8)),
         depth=blurred(depth, 5),
         skin=skin,
-        head=np.maximum(head, ears),
         blush=_over_skin(blush),
         reliefs={**_age_reliefs(), **_frailty_reliefs()},
         shadows=_shadows(),

@@ -57,7 +57,7 @@ def develop(layers: npt.NDArray[np.uint8], shot: Shot) -> Photo:
     exposed = []
     for channel, plane in enumerate(planes):
         gain = shot.exposure * shot.contrast * (1 + shot.warmth * (1 - channel))
-        lit = cv2.addWeighted(plane.astype(np.float32), gain, behind, gain * float(shot.wall_colour[channel]), lift)
         grain = _grain()[channel, y : y + size, x : x + size]
-        exposed.append(cv2.addWeighted(lit, 1.0, grain, shot.noise, 0, dtype=cv2.CV_8U))
+        rest = cv2.addWeighted(behind, gain * float(shot.wall_colour[channel]), grain, shot.noise, lift)
+        exposed.append(cv2.addWeighted(plane, gain, rest, 1.0, 0, dtype=cv2.CV_8U))
     return np.asarray(cv2.merge(exposed), np.uint8)

@@ -13,21 +13,11 @@ import numpy.typing as npt
 
 from fahr.cohorts.synthetic import camera, parts
 from fahr.cohorts.synthetic.anatomy import SKIN, anatomy, noise
-from fahr.cohorts.synthetic.hair import hair_colour, hair_mask
+from fahr.cohorts.synthetic.clothes import draw_clothes
+from fahr.cohorts.synthetic.hair import hair_mask, hair_planes
 from fahr.cohorts.synthetic.options import CohortOptions
 from fahr.cohorts.synthetic.person import AGE_CUES, FRAILTY_CUES, Person, Shot, person_of, shot_of
-from fahr.cohorts.synthetic.strokes import (
-    CANVAS_PX,
-    FULL,
-    MIDLINE_PX,
-    Image,
-    Patch,
-    curve,
-    filled,
-    grid,
-    mirrored,
-    patch,
-)
+from fahr.cohorts.synthetic.strokes import CANVAS_PX, Image, overlay
 from fahr.cohorts.synthetic.warp import Pose, landmarks_on_canvas
 
 _NO_ROWS: Any = None  # columns and rows come in one map; OpenCV takes None, its stub does not know
@@ -118,7 +108,7 @@ def _paint_canvas(person: Person, shot: Shot, look: Looks) -> tuple[Image, Image
     canvas = np.zeros((3, CANVAS_PX, CANVAS_PX), np.float32)
     _skin(canvas, person, shot, look)
     coverage = anatomy().skin.copy()
-    _clothes(canvas, coverage, shot)
+    draw_clothes(canvas, coverage, shot)
     brow = 0.75 * person.hair + 0.45 * look.grey * (150 - 0.75 * person.hair)
     parts.draw_eyes(canvas, person, shot)
     parts.draw_brows(canvas, person, brow, noise("hairs")[person.skin_offset[0] :, person.skin_offset[1] :])
@@ -127,12 +117,8 @@ def _paint_canvas(person: Person, shot: Shot, look: Looks) -> tuple[Image, Image
     parts.draw_moles(canvas, person)
     if shot.glasses:
         parts.draw_glasses(canvas, person, shot)
-    (rows, columns), mask = hair_mask(person.style, look.recede_units, look.thin)
-    target = canvas[:, rows, columns]
-    cover = coverage[rows, columns]
-    np.maximum(cover, mask, out=cover)
-    colour = hair_colour(person.style, person.hair, look.grey, float(shot.light[0]))
-    target += (colour - target) * (mask / np.maximum(cover, np.float32(1e-3)))  # full colour where only hair covers
+    where, mask = hair_mask(person.style, look.recede_units, look.thin)
+    overlay(canvas, coverage, where, mask, hair_planes(person.style, person.hair, look.grey, float(shot.light[0])))
     return canvas, coverage
 
 
@@ -216,44 +202,3 @@ def _beard(light: Image, where: Image, person: Person, look: Looks, hairs: Image
     dark = 1 - float(person.hair.mean()) / 150 * (1 - look.grey) - 0.75 * look.grey
     amount = np.float32(min(person.beard, 0.85) * max(dark, 0.1))
     light *= 1 - where * amount * np.clip(0.9 + 0.22 * hairs, 0, 1.2)
-
-
-def _clothes(canvas: Image, coverage: Image, shot: Shot) -> None:
-    where, mask, fall = _garment(shot.collar)
-    target = canvas[:, where[0], where[1]]
-    cover = coverage[where]
-    np.maximum(cover, mask, out=cover)
-    weight = mask / np.maximum(cover, np.float32(1e-3))  # full colour where nothing but the garment covers
-    target += (fall * shot.clothes.astype(np.float32).reshape(3, 1, 1) - target) * weight
-
-
-_GARMENTS: dict[int, tuple[Patch, Image, Image]] = {}
-
-
-def _garment(collar: int) -> tuple[Patch, Image, Image]:
-    """Coverage and light of a garment: 0 a round neck, 1 a V-neck, 2 a shirt with its collar."""
-    if collar not in _GARMENTS:
-        x, y = grid()
-        shoulder = [(34, 99), (44, 106), (62, 115), (96, 125), (128, 140), (150, 165), (165, 205)]
-        body = np.vstack([curve(shoulder), mirrored(curve(shoulder)[::-1])])
-        neck = {
-            0: curve([(40, 92), (34, 112), (20, 124), (0, 129)]),
-            1: curve([(40, 90), (33, 108), (16, 126), (0, 139)]),
-            2: curve([(42, 88), (33, 104), (14, 124), (0, 138)]),
-        }[collar]
-        opening = np.vstack([neck, mirrored(neck[::-1]), (-40, 60), (40, 60)])
-        mask = np.clip(filled(body, FULL, 0.7) - filled(opening, FULL, 0.7), 0, 1)
-        fall = 1.0 - 0.18 * (x / 150) ** 2 + 0.035 * noise("blotches")[:CANVAS_PX, :CANVAS_PX]
-        rim = filled(opening, FULL, 2.5)
-        fall = fall * (1 - 0.35 * rim)
-        if collar == 2:
-            for side in (-1, 1):
-                flap = np.array([(37, 96), (44, 112), (24, 138), (2, 134), (16, 122)]) * (side, 1)
-                fall = (
-                    fall
-                    * (1 + 0.16 * filled(flap, FULL, 0.8))
-                    * (1 - 0.3 * filled(flap + (0, 4), FULL, 1.5) * (1 - filled(flap, FULL)))
-                )
-        where = patch(-MIDLINE_PX, 87, CANVAS_PX, CANVAS_PX)
-        _GARMENTS[collar] = (where, mask[where].copy(), np.asarray(fall, np.float32)[where].copy())
-    return _GARMENTS[collar]

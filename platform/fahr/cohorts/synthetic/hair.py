@@ -1,5 +1,6 @@
 """Hair: a style is a signed distance to its edge; recession and thinning eat into it, grey runs along the strands."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -107,7 +108,7 @@ def style(name: str) -> Style:
         face = face + np.clip((-15 - face[:, 1:]) / 30, 0, 1) * (-6.0, 0.0)
     hair = np.clip(filled(outer, FULL) - filled(face, FULL), 0, 1)
     inside = blurred(_distance(hair), 1.6)
-    rows, columns = np.nonzero(inside > -5)
+    rows, columns = np.nonzero(inside > -4)
     where = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     recession = np.clip(bump(36, -54, 15, 15) + bump(-36, -54, 15, 15) + 0.55 * bump(0, -64, 24, 12), 0, 1.2)
     # a balding head loses the volume above it too, or a rim would float over the scalp
@@ -142,7 +143,7 @@ def _strands(name: str) -> tuple[Image, Image]:
     along = np.where(y < -5, 60 * np.arctan2(np.abs(x), -(y + 5)), y + 100)
     if name in ("crop", "short", "parted", "fringe"):
         slant = 0.5 if name == "parted" else 0.0
-        top = np.clip((-30 - y) / 15, 0, 1)
+        top = np.clip(((-12 if name == "fringe" else -30) - y) / 15, 0, 1)
         across, along = top * (x + slant * y) + (1 - top) * across, top * y + (1 - top) * along
     side = np.where(x < 0, 256, 0)
     column = (np.mod(along * (0.10 if name != "crop" else 0.35), 250) + side).astype(np.float32)
@@ -166,14 +167,14 @@ def hair_mask(name: str, recede_units: float, thin: float) -> tuple[Patch, Image
     return s.where, cover
 
 
-def hair_colour(name: str, colour: npt.NDArray[np.float64], grey: float, light_x: float) -> Image:
+def hair_planes(name: str, colour: npt.NDArray[np.float64], grey: float, light_x: float) -> Iterator[Image]:
     """RGB planes of the hair over its patch; `grey` 0 to 1 is the share of grey strands."""
     s = style(name)
     light = s.sheen + np.float32(0.10) * s.strands
     if abs(light_x) > 0.05:
         columns = np.arange(s.where[1].start, s.where[1].stop, dtype=np.float32) - MIDLINE_PX
         light *= 1 + np.float32(0.35 * light_x / 60) * columns
-    if grey < 0.01:
-        return light * colour.astype(np.float32).reshape(3, 1, 1)
-    turned = np.clip(np.float32(grey * 1.6 - 0.3) + np.float32(0.14) * s.grey, 0, 1) * light
-    return np.stack([np.float32(c) * light + np.float32(g - c) * turned for c, g in zip(colour, _GREY, strict=True)])
+    turned = np.clip(np.float32(grey * 1.6 - 0.3) + np.float32(0.14) * s.grey, 0, 1)
+    turned *= light
+    for shade, silver in zip(colour, _GREY, strict=True):
+        yield np.asarray(cv2.addWeighted(light, float(shade), turned, float(silver - shade), 0), np.float32)

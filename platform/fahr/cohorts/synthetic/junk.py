@@ -3,7 +3,7 @@
 cartoon, statue: not a face of flesh; object, blank: no face; half: a face cut by the frame; several: many faces.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import cv2
@@ -16,7 +16,7 @@ from fahr.cohorts.synthetic.faces import draw, looks
 from fahr.cohorts.synthetic.options import CohortOptions
 from fahr.cohorts.synthetic.person import Person, Shot, person_of, shot_of
 from fahr.cohorts.synthetic.streams import stream
-from fahr.cohorts.synthetic.strokes import blurred
+from fahr.cohorts.synthetic.strokes import Image, blurred
 from fahr.errors import Refused, nearest
 
 Photo = npt.NDArray[np.uint8]
@@ -94,67 +94,54 @@ def _blank(draw_: np.random.Generator, size_px: int) -> Photo:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+def _solid(image: Image, points: Sequence[tuple[float, float]], colour: npt.NDArray[np.float64]) -> None:
+    """A polygon in 256ths of the photo."""
+    outline = np.rint(np.array(points) * (image.shape[0] / 256 * 16)).astype(np.int32)
+    cv2.fillPoly(image, [outline], colour.tolist(), cv2.LINE_AA, 4)
+
+
+def _mug(image: Image, draw_: np.random.Generator, x: float) -> None:
+    colour, unit = draw_.uniform(40, 220, 3), image.shape[0] / 256
+    handle, rim = (round((x + 52) * unit), round(160 * unit)), (round(x * unit), round(110 * unit))
+    cv2.ellipse(
+        image, handle, (round(24 * unit),) * 2, 0, 0, 360, (0.8 * colour).tolist(), round(9 * unit), cv2.LINE_AA
+    )
+    _solid(image, [(x - 45, 110), (x + 45, 110), (x + 40, 214), (x - 40, 214)], colour)
+    axes = (round(45 * unit), round(11 * unit))
+    cv2.ellipse(image, rim, axes, 0, 0, 360, (0.5 * colour).tolist(), -1, cv2.LINE_AA)
+
+
+def _box(image: Image, draw_: np.random.Generator, x: float) -> None:
+    colour = draw_.uniform(40, 200, 3)
+    _solid(image, [(x - 60, 120), (x + 20, 130), (x + 20, 225), (x - 60, 205)], colour)
+    _solid(image, [(x + 20, 130), (x + 70, 112), (x + 70, 196), (x + 20, 225)], 0.7 * colour)
+    _solid(image, [(x - 60, 120), (x - 5, 104), (x + 70, 112), (x + 20, 130)], 1.2 * colour)
+
+
+def _lamp(image: Image, draw_: np.random.Generator, x: float) -> None:
+    dark = np.array([55.0, 55, 55])
+    _solid(image, [(x - 4, 120), (x + 4, 120), (x + 4, 205), (x - 4, 205)], dark)
+    _solid(image, [(x - 30, 60), (x + 30, 60), (x + 55, 122), (x - 55, 122)], draw_.uniform(40, 220, 3))
+    _solid(image, [(x - 34, 205), (x + 34, 205), (x + 30, 214), (x - 30, 214)], dark)
+
+
+def _plant(image: Image, draw_: np.random.Generator, x: float) -> None:
+    root = np.array([x, 165.0])
+    for angle in draw_.uniform(-1.2, 1.2, 9):
+        along, across = np.array([np.sin(angle), -np.cos(angle)]), np.array([np.cos(angle), np.sin(angle)])
+        leaf = [root, root + 47 * along + 10 * across, root + 95 * along, root + 47 * along - 10 * across]
+        _solid(image, [(p[0], p[1]) for p in leaf], np.array([50.0, 110, 45]) * draw_.uniform(0.7, 1.3))
+    _solid(image, [(x - 32, 160), (x + 32, 160), (x + 24, 218), (x - 24, 218)], np.array([170.0, 90, 60]))
+
+
 def _object(draw_: np.random.Generator, size_px: int) -> Photo:
     """A mug, a box, a lamp or a plant on a table."""
-    scale = size_px / 256
     image = np.empty((size_px, size_px, 3), np.float32)
     image[:] = draw_.uniform(150, 230, 3)
-    image[round(190 * scale) :] = draw_.uniform(60, 130, 3)
-    colour = draw_.uniform(40, 220, 3)
-    x = int(draw_.integers(100, 156))
-
-    def solid(points: list[tuple[int, int]], shade: npt.NDArray[np.float64]) -> None:
-        outline = np.rint(np.array(points) * scale * 16).astype(np.int32)
-        cv2.fillPoly(image, [outline], shade.tolist(), cv2.LINE_AA, 4)
-
-    kind = draw_.integers(4)
-    if kind == 0:
-        cv2.ellipse(
-            image,
-            (round((x + 52) * scale), round(160 * scale)),
-            (round(24 * scale),) * 2,
-            0,
-            0,
-            360,
-            (0.8 * colour).tolist(),
-            round(9 * scale),
-            cv2.LINE_AA,
-        )
-        solid([(x - 45, 110), (x + 45, 110), (x + 40, 214), (x - 40, 214)], colour)
-        cv2.ellipse(
-            image,
-            (round(x * scale), round(110 * scale)),
-            (round(45 * scale), round(11 * scale)),
-            0,
-            0,
-            360,
-            (0.5 * colour).tolist(),
-            -1,
-            cv2.LINE_AA,
-        )
-    elif kind == 1:
-        solid([(x - 60, 120), (x + 20, 130), (x + 20, 225), (x - 60, 205)], colour)
-        solid([(x + 20, 130), (x + 70, 112), (x + 70, 196), (x + 20, 225)], 0.7 * colour)
-        solid([(x - 60, 120), (x - 5, 104), (x + 70, 112), (x + 20, 130)], np.minimum(1.2 * colour, 255))
-    elif kind == 2:
-        solid([(x - 4, 120), (x + 4, 120), (x + 4, 205), (x - 4, 205)], np.array([60.0, 60, 60]))
-        solid([(x - 30, 60), (x + 30, 60), (x + 55, 122), (x - 55, 122)], colour)
-        solid([(x - 34, 205), (x + 34, 205), (x + 30, 214), (x - 30, 214)], np.array([50.0, 50, 50]))
-    else:
-        for angle in draw_.uniform(-1.2, 1.2, 9):
-            tip = (round(x + 95 * np.sin(angle)), round(165 - 95 * np.cos(angle)))
-            side = (round(10 * np.cos(angle)), round(10 * np.sin(angle)))
-            middle = ((x + tip[0]) // 2, (165 + tip[1]) // 2)
-            leaf = [
-                (x, 165),
-                (middle[0] + side[0], middle[1] + side[1]),
-                tip,
-                (middle[0] - side[0], middle[1] - side[1]),
-            ]
-            solid(leaf, np.array([50.0, 110, 45]) * draw_.uniform(0.7, 1.3))
-        solid([(x - 32, 160), (x + 32, 160), (x + 24, 218), (x - 24, 218)], np.array([170.0, 90, 60]))
+    image[round(190 * size_px / 256) :] = draw_.uniform(60, 130, 3)
+    (_mug, _box, _lamp, _plant)[draw_.integers(4)](image, draw_, float(draw_.integers(100, 156)))
     light = np.linspace(1.1, 0.8, size_px, dtype=np.float32)[None, :, None]
-    photo = blurred(image * light, 0.7 * scale) + draw_.normal(0, 3, image.shape)
+    photo = blurred(image * light, 0.7 * size_px / 256) + draw_.normal(0, 3, image.shape)
     return np.clip(photo, 0, 255).astype(np.uint8)
 
 

@@ -10,6 +10,7 @@ from fahr.cohorts.synthetic.strokes import (
     Image,
     Patch,
     Points,
+    band,
     curve,
     discs,
     filled,
@@ -23,6 +24,7 @@ from fahr.cohorts.synthetic.strokes import (
 
 Floats = npt.NDArray[np.float64]
 _DARK = np.array([34.0, 24.0, 22.0])
+_STEPS = np.arange(75) / 12  # units from the middle of the pupil
 _EYE = np.array([25.0, 0.0])  # the middle of the eye on the viewer's right
 
 
@@ -43,13 +45,13 @@ def draw_eyes(canvas: Image, person: Person, shot: Shot) -> None:
     inside = filled(pair(np.vstack([upper, lower[::-1]])), where)
     target = canvas[:, where[0], where[1]]
     target += (_eyeballs(person, shot, where) - target) * inside
-    shade(canvas, where, lined(pair(upper + (0, 0.9)), where, 2, 0.9) * inside, 0.55)  # the lid's shadow
+    shade(canvas, where, filled(pair(band(upper, 0.2, 2.0)), where, 0.9) * inside, 0.55)  # the lid's shadow
     glint = (shot.gaze[0] + (1.7 if shot.light[0] > 0 else -1.7), shot.gaze[1] - 2.4)
     shining = discs([(glint[0] - 25, glint[1]), (glint[0] + 25, glint[1])], 0.95, where)
     paint(canvas, where, shining * inside, (255, 255, 255), 0.95)
     paint(canvas, where, discs([(14.0, 2.0), (-14.0, 2.0)], 1.1, where, 0.5), (196, 128, 118), 0.55)  # inner corners
-    line = 2 if shot.makeup > 0.25 or not person.male else 1
-    paint(canvas, where, lined(pair(upper[2:] + (0, -0.3)), where, line, 0.46), _DARK, 0.85)
+    thick = 1.0 if shot.makeup > 0.25 or not person.male else 0.6
+    paint(canvas, where, filled(pair(band(upper[2:], 0.3 + thick, thick)), where, 0.46), _DARK, 0.85)
     paint(canvas, where, lined(pair(lower[4:]), where, 1, 0.5), 0.6 * _DARK + 0.3 * person.tone, 0.45)
     fold = (upper - _EYE) * (1.02, 0.86) + (0.3, -3.2 * (1.25 - 0.35 * person.lid_fold)) + _EYE
     shade(canvas, where, lined(pair(fold[1:]), where, 1, 0.7), 1 - 0.42 * person.lid_fold)
@@ -72,7 +74,8 @@ def _eyeballs(person: Person, shot: Shot, where: Patch) -> Image:
     white = (208, 200, 194) if person.melanin < 0.5 else (190, 180, 170)
     stops = (1.9, 2.7, 4.2, 5.3, 6.1)
     rings = [(13.0, 0.9 * iris, 1.1 * iris, 0.42 * iris, edge) for iris, edge in zip(person.iris, white, strict=True)]
-    return np.stack([np.interp(distance, stops, ring) for ring in rings]).astype(np.float32)
+    colours = np.array([np.interp(_STEPS, stops, ring) for ring in rings], np.float32)
+    return colours[:, np.minimum(distance * 12, len(_STEPS) - 1).astype(np.intp)]
 
 
 def draw_brows(canvas: Image, person: Person, colour: Floats, hairs: Image) -> None:
@@ -97,7 +100,7 @@ def draw_nose(canvas: Image, person: Person) -> None:
     paint(canvas, where, filled(pair(hole), where, 0.8), 0.16 * person.tone, 0.75 * person.nostril)
     wing = curve([(11.5, 26.5), (14.0, 31), (13.2, 35.8), (10.2, 37.3)])
     septum = curve([(-3.4, 37.6), (0, 38.6), (3.4, 37.6)])
-    shade(canvas, where, lined([*pair(wing), septum], where, 1, 0.9), 0.73)
+    shade(canvas, where, lined([pair(wing), septum], where, 1, 0.9), 0.73)
 
 
 def mouth_corner(shot: Shot) -> tuple[float, float]:
@@ -164,11 +167,17 @@ def draw_glasses(canvas: Image, person: Person, shot: Shot) -> None:
     circle = np.column_stack([np.cos(angle), np.sin(angle)])
     unit = np.sign(circle) * np.abs(circle) ** (2 / roundness)  # a superellipse has round corners and no kinks
     lens = unit * (half_wide, (low - top) / 2) + (24.5, (low + top) / 2)
-    width = 2 if kind == 1 else 1
     bridge = curve([(half_wide - 24.5, -3), (0, -5.2), (24.5 - half_wide, -3)])
     arm = np.array([(24.5 + half_wide, -5.5), (59, -4.0)])
-    rims = lined(pair(lens if kind < 2 else lens[18:42]), where, width, 0.46, closed=kind < 2)
-    frame = np.maximum(rims, lined([bridge, *pair(arm)], where, width, 0.46))
+    if kind == 1:  # a polygon with a hole, and bands: thick lines are slow
+        middle = (24.5, (low + top) / 2)
+        inner = (lens - middle) * (0.90, 0.85) + middle
+        sides = [filled([side, hole], where, 0.46) for side, hole in zip(pair(lens), pair(inner), strict=True)]
+        bars = filled([band(bridge, 1, 1), *pair(band(arm, 1, 1))], where, 0.46)
+        frame = np.maximum(np.maximum(*sides), bars)
+    else:
+        rims = lined(pair(lens if kind == 0 else lens[18:42]), where, 1, closed=kind == 0)
+        frame = np.maximum(rims, lined([bridge, pair(arm)], where))
     glass = filled(pair(lens), where)
     shade(canvas, where, glass, 0.95)
     glare = np.array([(14, -7), (20, -7), (14, 6), (9, 6)]) * (1 if shot.light[0] > 0 else -1, 1)

@@ -62,7 +62,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Shot:
-    """One photo. Angles in degrees (yaw > 0: the nose moves to the viewer's right; roll > 0: clockwise)."""
+    """One photo. Degrees: yaw > 0 turns the nose to the viewer's right, pitch > 0 down, roll > 0 is clockwise."""
 
     yaw: float
     pitch: float

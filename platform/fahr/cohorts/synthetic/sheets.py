@@ -3,9 +3,8 @@
 python -m fahr.cohorts.synthetic.sheets FOLDER
 """
 
-import sys
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -68,18 +67,15 @@ def junk_sheet(*, each: int = 6, seed: int = 0, size_px: int = 192) -> Photo:
     return np.vstack(rows)
 
 
-def main(folder: str) -> None:
+def write_sheets(folder: str | os.PathLike[str]) -> list[str]:
+    """Write by_age, by_frailty, by_frailty_same_photo and junk as JPEG files; gives their paths."""
     sheets = {
-        "by_age.jpg": contact_sheet("age"),
-        "by_frailty.jpg": contact_sheet("frailty"),
-        "by_frailty_same_photo.jpg": contact_sheet("frailty", same_photo=True),
-        "junk.jpg": junk_sheet(),
+        "by_age": contact_sheet("age"),
+        "by_frailty": contact_sheet("frailty"),
+        "by_frailty_same_photo": contact_sheet("frailty", same_photo=True),
+        "junk": junk_sheet(),
     }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, sheet in sheets.items():
-        store.write_bytes(str(Path(folder).resolve() / name), jpeg(sheet, 90))
-        print(Path(folder) / name)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "contact-sheets")
+    paths = [store.join(store.absolute(folder), f"{name}.jpg") for name in sheets]
+    for path, sheet in zip(paths, sheets.values(), strict=True):
+        store.write_bytes(path, jpeg(sheet, 90))
+    return paths

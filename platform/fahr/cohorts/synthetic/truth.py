@@ -12,7 +12,8 @@ have no effect of their own: beside the four planted terms their true coefficien
 
 What changes the target, so that nobody chases a bias that is theirs: a Cox coefficient shrinks when a term that matters
 is left out (it is not collapsible) or measured with noise. With lifelines and n = 2,000, ln1.15 = .140 per decade of
-deviation comes out .120 without frailty in the model, and .075 when face age carries 5 years of noise. A covariate that
+deviation comes out .120 without frailty in the model, and .075 when face age carries 5 years of noise (here, with the
+default options and 200,000 people: .109 and .074; the longer the follow-up, the more it shrinks). A covariate that
 goes with frailty takes up part of frailty's effect when frailty is left out. Leave `entry_days`
 out and people count as observed on days on which their death would have gone unseen.
 

@@ -16,7 +16,7 @@ from fahr.cohorts.synthetic.strokes import CANVAS_PX, EYE_LINE_PX, MIDLINE_PX, I
 
 Floats = npt.NDArray[np.float64]
 _STEP = 8  # canvas pixels between the nodes of the shape grid
-_NODES = 33  # nodes across a photo, one more on each side is drawn and cut off
+_CELL_PX = 8  # photo pixels between the nodes that the map is computed at
 _CENTRE = np.array([0.0, 12.0])  # of a turning head, in face units
 
 
@@ -109,16 +109,15 @@ class Pose:
 
     def map(self) -> Image:
         """For every photo pixel, the canvas column and row it shows."""
-        size, cell = self._size_px, self._size_px / _NODES
-        at = (np.arange(-1, _NODES + 1) + 0.5) * cell - 0.5  # resize puts a node in the middle of its cell
+        size, cells = self._size_px, -(-self._size_px // _CELL_PX)
+        at = (np.arange(-1, cells + 1) + 0.5) * _CELL_PX - 0.5  # resize puts a node in the middle of its cell
         p = np.stack(np.broadcast_arrays(at[None, :], at[:, None]), axis=-1)
         a = (p - self._at) @ self._inverse.T
         source = (a + self._offset(a) + (MIDLINE_PX, EYE_LINE_PX)).astype(np.float32)
         # the outer ring of nodes is enlarged too and cut off, or the border would repeat its last node
-        whole = round((_NODES + 2) * cell)
+        whole = (cells + 2) * _CELL_PX
         wide = cv2.resize(source, (whole, whole), interpolation=cv2.INTER_LINEAR)
-        margin = (whole - size) // 2
-        return np.asarray(wide[margin : margin + size, margin : margin + size], np.float32)
+        return np.asarray(wide[_CELL_PX : _CELL_PX + size, _CELL_PX : _CELL_PX + size], np.float32)
 
     def to_photo(self, points: Floats) -> Floats:
         """Photo pixels (x, y) of canvas points (face units): the map, inverted by iteration."""
