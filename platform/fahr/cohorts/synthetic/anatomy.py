@@ -162,7 +162,7 @@ def _frailty_reliefs() -> dict[str, Relief]:
 
 
 def _shadows() -> dict[str, tuple[Patch, Image]]:
-    x, y = grid()
+    x, _y = grid()
     maps = {
         "under_nose": 0.9 * bump(0, 40.5, 10, 3.0),
         "nose_left": 0.8 * bump(-10.5, 18, 4, 13, 0.0) * (x < -3),
