@@ -61,6 +61,25 @@ def bucket(real_store: RealStore, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One local Ray for the whole run: starting one takes ten seconds and more."""
+    os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = "1"
+    os.environ["RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION"] = "0"
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,  # logical, on two cores: Ray Data's own helpers want some beside the actors
+        include_dashboard=False,
+        object_store_memory=200 << 20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
 def _moto() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
 

@@ -1,0 +1,228 @@
+"""Align every face of a manifest: faces/, rejects/ and a ledger that balances.
+
+Laptop:   python jobs/align.py --manifest people.csv --output out/align --detector mtcnn
+Cluster:  ray job submit --working-dir . --runtime-env cluster/runtime-env.yaml -- \\
+              python jobs/align.py --manifest s3://bucket/people.parquet --output s3://bucket/align
+
+Exactly once: kill anything at any moment and run the same line again. The manifest is cut into work units; each is one
+block of a Ray Data plan, done by one call of an actor: download, decode, detect, crop, measure, encode, commit. What
+passes through Ray is manifest rows and counts, never pixels, so a worker's memory is bounded by its batch and the
+driver's by the manifest.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from fahr import images, store
+from fahr.cohorts import read_manifest
+from fahr.config import JobOptions, Location, option
+from fahr.faces import Aligner
+from fahr.faces.quality import QualityGate
+from fahr.faces.rows import FaceFormat, align_rows
+from fahr.progress import progress
+from fahr.version import code_version
+from jobs import _cluster
+
+Detector = Literal["retinaface", "retinaface-mobile", "mtcnn", "yunet", "given"]
+Convention = Literal["arcface112", "faceage160"]
+
+
+class Options(JobOptions):
+    """Align every face of a manifest: faces/, rejects/ and a ledger that balances.
+
+    python jobs/align.py --manifest people.csv --output out/align --detector mtcnn
+    """
+
+    manifest: Location = option(help="the photos: a manifest (.csv, .parquet, or a folder of Parquet)", result=False)
+    output: Location = option(help="folder for faces/, rejects/ and ledger.json", result=False)
+    mapping: Location | None = option(None, help="YAML column mapping for the manifest", off="none", result=False)
+    detector: Detector = option("retinaface", help="which detector; never chosen by what lies on disk")
+    convention: Convention = option("arcface112", help="where the landmarks land; a model refuses another one")
+    size: int | None = option(
+        None, help="side of a crop", unit="px", off="the convention's own: 112 or 160", ge=16, le=1024
+    )
+    many_faces: Literal["reject", "largest"] = option("reject", help="what to do with a photo of several people")
+    face_format: FaceFormat = option(
+        "jpeg", help="how a face is stored: jpeg (95, 4:4:4) or png (lossless, 4 times as large)"
+    )
+    gate: QualityGate = option(QualityGate(), help="least quality by component")
+    max_pixels: int = option(images.DEFAULT_LIMITS.max_pixels, help="larger photos are rejects", unit="px", ge=1)
+    max_bytes: int = option(images.DEFAULT_LIMITS.max_bytes, help="larger files are rejects", unit="bytes", ge=1)
+    rows_per_unit: int = option(
+        1000, help="photos in a work unit; what a kill costs", unit="photos", ge=1, result=False
+    )
+    batch: int = option(16, help="photos detected at once", unit="photos", ge=1, result=False)
+    workers: int = option(2, help="actors, each with one model", unit="actors", ge=1, result=False)
+    cpus_per_worker: float = option(0.9, help="CPU that each reserves", unit="CPU", gt=0, result=False)
+    gpus_per_worker: float = option(0.0, help="GPU that each reserves", unit="GPU", off="0", ge=0, result=False)
+    memory_per_worker: float = option(2.0, help="heap that each reserves", unit="GiB", gt=0, result=False)
+
+
+class AlignUnit:
+    """An actor: one aligner, one work unit a call."""
+
+    def __init__(self, options: Options) -> None:
+        cv2.setNumThreads(1)  # one worker a core: threads of OpenCV or torch would fight over it
+        self.options = options
+        self.aligner = _aligner(options)
+        self.units = _units(options)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        unit = block["unit"][0].as_py()
+        rows = block.drop_columns("unit")
+        started = time.monotonic()
+        made = align_rows(rows, self.aligner, batch=self.options.batch, face_format=self.options.face_format)
+        outputs = {"faces": made.faces, "rejects": made.rejects}
+        self.units.commit(unit, rows["photo_id"].combine_chunks(), outputs, made.ledger())
+        return pa.table(
+            {"rows": [rows.num_rows], "faces": [made.faces.num_rows], "seconds": [time.monotonic() - started]}
+        )
+
+
+def _aligner(options: Options) -> Aligner:
+    return Aligner(
+        options.detector,
+        options.size or {"arcface112": 112, "faceage160": 160}[options.convention],
+        options.convention,
+        many_faces=options.many_faces,
+        gate=options.gate,
+        limits=images.Limits(options.max_bytes, options.max_pixels),
+        device="cuda" if options.gpus_per_worker else "cpu",
+    )
+
+
+def _units(options: Options) -> store.WorkUnits:
+    return store.WorkUnits(options.output, options.deciding(), stage="align")
+
+
+def main(options: Options) -> store.Ledger:
+    """Plan the units, run those without a marker, account for every row."""
+    started = time.monotonic()
+    table = read_manifest(options.manifest, options.mapping)
+    _cluster.connect()
+    pool = _cluster.Pool(
+        "align",
+        options.workers,
+        options.cpus_per_worker,
+        options.gpus_per_worker,
+        int(options.memory_per_worker * 2**30),
+    )
+    print(
+        _cluster.check([pool], "Lower --workers, --cpus-per-worker or --memory-per-worker, or start a larger cluster.")
+    )
+    if options.dry_run:
+        return store.Ledger("align", 0, 0)
+    _aligner(options)  # weights that are missing are refused here, once, not by every actor
+    units = _units(options)
+    blocks = _todo(table, units, options.rows_per_unit)
+    done_before = table.num_rows - sum(block.num_rows for block in blocks)
+    if done_before:
+        print(f"align: {done_before:,} of {table.num_rows:,} photos were done before")
+    if blocks:
+        _run(blocks, options, pool)
+    ledger = _account(options, units, table.num_rows)
+    _pictures(options, ledger)
+    print(ledger.line(time.monotonic() - started if not done_before else None, "photos"))
+    return ledger
+
+
+def _todo(table: pa.Table, units: store.WorkUnits, rows_per_unit: int) -> list[pa.Table]:
+    """The rows of each unit that has no marker: one table, which will be one block, a unit."""
+    assigned = pa.array(units.assign(table["photo_id"], store.row_digests(table), rows_per_unit), pa.string())
+    todo = table.append_column("unit", assigned)
+    done = units.done()
+    if done:
+        todo = todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(sorted(done), pa.string()))))
+    todo = todo.sort_by([("unit", "ascending"), ("photo_id", "ascending")]).combine_chunks()
+    if not todo.num_rows:
+        return []
+    names = todo["unit"].to_numpy(zero_copy_only=False)
+    edges = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(names)]
+    return [todo.slice(start, stop - start) for start, stop in itertools.pairwise(edges)]
+
+
+def _run(blocks: list[pa.Table], options: Options, pool: _cluster.Pool) -> None:
+    """One block, one task, one unit. The pool is fixed: a growing one starts at one actor and climbs for minutes."""
+    plan = ray.data.from_arrow(blocks).map_batches(
+        AlignUnit,
+        fn_constructor_args=(options,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(blocks))),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus or None,
+        memory=pool.memory,
+    )
+    rejects = 0
+    with progress(sum(block.num_rows for block in blocks), "photos", "align") as bar:
+        for made in plan.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            rejects += pc.sum(made["rows"]).as_py() - pc.sum(made["faces"]).as_py()
+            bar.set_postfix_str(f"{rejects:,} rejects")
+            bar.update(pc.sum(made["rows"]).as_py())
+
+
+def _account(options: Options, units: store.WorkUnits, rows: int) -> store.Ledger:
+    """The sum over the markers must be the manifest."""
+    total = units.ledger()
+    ledger = store.Ledger(
+        "align",
+        rows,
+        total.rows_out,
+        total.rejects,
+        options.digest(),
+        code_version(),
+        {"manifest": options.manifest, "detector": options.detector, "convention": options.convention},
+    ).check()
+    options.write(store.join(options.output, "options.yaml"))
+    ledger.write(store.join(options.output, "ledger.json"))
+    return ledger
+
+
+SHEET = 64  # faces shown
+
+
+def _pictures(options: Options, ledger: store.Ledger) -> None:
+    """A contact sheet of the first faces, spread over the units, and a bar chart of the rejects."""
+    faces: list[np.ndarray] = []
+    for data in _spread(options.output, SHEET):
+        faces.append(cv2.resize(images.decode(data).pixels, (112, 112), interpolation=cv2.INTER_AREA))
+    if faces:
+        faces += [np.full((112, 112, 3), 255, np.uint8)] * (SHEET - len(faces))
+        sheet = np.vstack([np.hstack(faces[row : row + 8]) for row in range(0, SHEET, 8)])
+        done, png = cv2.imencode(".png", sheet[:, :, ::-1])
+        assert done
+        store.write_bytes(store.join(options.output, "figures", "faces.png"), png.tobytes())
+    from fahr.report.charts import reject_chart  # matplotlib takes a second to load: only when a chart is due
+
+    store.write_bytes(store.join(options.output, "figures", "rejects.png"), reject_chart(ledger))
+
+
+def _spread(output: str, wanted: int) -> Iterator[bytes]:
+    """Some faces of each of up to eight units."""
+    units = [unit for unit in store.committed(output) if unit.files["faces"]["rows"]]
+    chosen = [units[i] for i in sorted({int(i) for i in np.linspace(0, len(units) - 1, 8)})] if units else []
+    share: Counter[str] = Counter()
+    for unit in chosen:
+        where = store.join(output, "faces", unit.files["faces"]["name"])
+        for table in store.read_parquet(where, ["face"], rows=wanted // len(chosen)):
+            for data in table["face"].to_pylist():
+                if share[unit.name] < wanted // len(chosen):
+                    share[unit.name] += 1
+                    yield data
+            break
+
+
+if __name__ == "__main__":
+    from fahr.config import run_job
+    from jobs.align import Options, main
+
+    run_job(Options, main)

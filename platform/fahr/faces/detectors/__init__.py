@@ -1,0 +1,58 @@
+"""Where the faces are in a photo: five detectors behind one protocol.
+
+detector = create_detector("mtcnn")
+faces = detector.detect([photo, ...])      # RGB arrays of any sizes -> the faces of each, best first
+"""
+
+from typing import Literal
+
+from fahr.errors import Refused, nearest
+from fahr.faces.detectors.faces import Detector, Face, given_face
+from fahr.faces.detectors.retry import Retrying
+from fahr.faces.detectors.views import InputSize
+
+__all__ = ["DETECTORS", "Detector", "Face", "InputSize", "create_detector", "given_face"]
+
+DETECTORS = ("retinaface", "retinaface-mobile", "mtcnn", "yunet", "given")
+
+
+def create_detector(
+    name: str,
+    *,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    size: InputSize | None = None,
+    retry: bool = True,
+) -> Detector:
+    """Exactly the detector of that name, or a refusal: which weights lie on this machine never decides.
+
+    `given` finds nothing by itself: make faces from the manifest's landmarks with `given_face`.
+    """
+    if name not in DETECTORS:
+        raise Refused(f"detector {name!r}: there are {', '.join(DETECTORS)}.{nearest(name, DETECTORS)}")
+    if name == "given":
+        raise Refused("detector 'given' takes landmarks from the manifest and cannot search a photo: name another one.")
+    if precision == "bf16" and name in ("mtcnn", "yunet"):
+        raise Refused(f"precision 'bf16': {name} runs in fp32 only; retinaface and retinaface-mobile run in both.")
+    if device != "cpu" and name == "yunet":
+        raise Refused(f"device {device!r}: yunet runs on the CPU only; choose another detector for {device}.")
+    return Retrying(_create(name, device, precision), size or InputSize(), retry=retry)
+
+
+def _create(name: str, device: str, precision: Literal["fp32", "bf16"]) -> Detector:
+    """Each is imported when it is asked for: nobody waits for the libraries of the others."""
+    if name == "retinaface":
+        from fahr.faces.detectors import retinaface
+
+        return retinaface.create(device=device, precision=precision)
+    if name == "retinaface-mobile":
+        from fahr.faces.detectors import mobile
+
+        return mobile.create(device=device, precision=precision)
+    if name == "mtcnn":
+        from fahr.faces.detectors import mtcnn
+
+        return mtcnn.create(device=device)
+    from fahr.faces.detectors import yunet
+
+    return yunet.create()

@@ -1,0 +1,109 @@
+"""How a RetinaFace network is run: by torch, many photos at once, or by ONNX Runtime, one by one on one thread.
+
+Both take photos as they are, whatever their sizes: photos of one exact size share a batch, nothing is padded, and so a
+photo's faces do not depend on its neighbours.
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from math import exp
+from typing import Literal
+
+import cv2
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from fahr.faces.detectors.decoding import Anchors, Found, Head, decode, join_levels, logit
+from fahr.faces.detectors.faces import Face, Pixels
+
+Precision = Literal["fp32", "bf16"]
+DOUBTFUL = 0.5  # logits: a bf16 score this near to the threshold is looked at again in fp32
+
+
+class TorchNetwork:
+    """`network`: (B, H, W, 3) RGB -> maps of raw values, for `decode`. Its last layers are `decoding.Head`."""
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        anchors: Anchors,
+        *,
+        threshold: float,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+        batch: int = 8,
+    ) -> None:
+        self.name, self.anchors, self.threshold, self.batch = name, anchors, threshold, batch
+        self.device = torch.device(device)
+        self.exact = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.quick = _in_bf16(self.exact) if precision == "bf16" else None
+        self.seen_twice = 0  # photos that bf16 was not sure about
+
+    @torch.inference_mode()
+    def detect(self, photos: Sequence[Pixels]) -> list[list[Face]]:
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, photo in enumerate(photos):
+            by_size[photo.shape].append(number)
+        found: dict[int, list[Face]] = {}
+        for numbers in by_size.values():
+            for start in range(0, len(numbers), self.batch):
+                some = numbers[start : start + self.batch]
+                results = self._detect_equal(np.stack([photos[number] for number in some]))
+                found |= {number: result.faces() for number, result in zip(some, results, strict=True)}
+        return [found[number] for number in range(len(photos))]
+
+    def _detect_equal(self, photos: Pixels) -> list[Found]:
+        batch = torch.from_numpy(photos).to(self.device)
+        if self.quick is None:
+            return self._run(self.exact, batch.float(), logit(self.threshold))
+        least = logit(self.threshold) - DOUBTFUL
+        results = self._run(self.quick, batch.bfloat16(), least)
+        most = 1 / (1 + exp(-least - 2 * DOUBTFUL))
+        again = [number for number, found in enumerate(results) if bool((found.scores_F < most).any())]
+        if again:
+            exact = self._run(self.exact, batch[again].float(), logit(self.threshold))
+            for number, found in zip(again, exact, strict=True):
+                results[number] = found
+            self.seen_twice += len(again)
+        return results
+
+    def _run(self, network: nn.Module, batch: Tensor, least_logit: float) -> list[Found]:
+        return decode(join_levels(network(batch)), self.anchors, batch.shape[1], batch.shape[2], least_logit)
+
+
+def _in_bf16(network: nn.Module) -> nn.Module:
+    quick = copy.deepcopy(network).bfloat16()
+    for layer in quick.modules():
+        if isinstance(layer, Head):
+            layer.float()
+    return quick
+
+
+class OnnxNetwork:
+    """One photo at a time on one thread: small networks gain nothing from batches on a CPU, and workers share no cores.
+
+    `model`: the bytes of an ONNX model, (1, 3, H, W) float32 minus `mean` -> maps of raw values.
+    """
+
+    def __init__(
+        self, name: str, model: bytes, anchors: Anchors, *, threshold: float, mean: tuple[float, float, float]
+    ) -> None:
+        self.name, self.anchors, self.threshold, self.mean = name, anchors, threshold, mean
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    @torch.inference_mode()
+    def detect(self, photos: Sequence[Pixels]) -> list[list[Face]]:
+        return [self._detect(photo) for photo in photos]
+
+    def _detect(self, photo: Pixels) -> list[Face]:
+        height, width = photo.shape[:2]
+        inputs = {"photos": cv2.dnn.blobFromImage(photo, mean=self.mean)}
+        maps = [torch.from_numpy(each) for each in self.session.run(None, inputs)]
+        return decode(join_levels(maps), self.anchors, height, width, logit(self.threshold))[0].faces()

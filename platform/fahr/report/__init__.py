@@ -1,0 +1,1 @@
+"""Results as pictures and pages. It knows results, not how they were made."""
