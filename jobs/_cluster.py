@@ -25,6 +25,7 @@ def connect() -> None:
         return
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
+        print(f"ray: joined the cluster at {os.environ['RAY_ADDRESS']}")
     else:
         # address="local": without it ray.init joins whatever cluster was left running on the machine.
         ray.init(
