@@ -37,21 +37,26 @@ def check():
 def run(*command):
     code = subprocess.call(command, cwd=ROOT)
     if code:
-        refuse(
-            "`%s` ended with %d. Is a package index reachable, and is there 7 GB of disk?" % (" ".join(command), code)
-        )
+        line = " ".join(command)
+        refuse("`%s` ended with %d. Is a package index reachable, and is there 7 GB of disk?" % (line, code))
 
 
 def main():
     check()
-    if not os.path.exists(PYTHON):
-        run(sys.executable, "-m", "venv", VENV)
+    if not usable():
+        run(sys.executable, "-m", "venv", "--clear", VENV)
     # uv itself comes by its pinned hash; it then installs the other two hundred in half a minute.
     run(PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", uv_line())
     uv = os.path.join(VENV, "bin", "uv")
     locked = ("--require-hashes", "-r", "requirements.lock", "--build-constraints", "requirements.lock")
     run(uv, "pip", "install", "-q", "--python", PYTHON, *locked)
     run(uv, "pip", "install", "-q", "--python", PYTHON, "--no-deps", "--no-build-isolation", "-e", ".")
+
+
+def usable():
+    """Is there a .venv, whole and of a Python in the range? One that was interrupted is made anew."""
+    probe = "import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"
+    return os.path.exists(PYTHON) and subprocess.call([PYTHON, "-c", probe], stderr=subprocess.DEVNULL) == 0
 
 
 def uv_line():

@@ -82,7 +82,7 @@ class AlignUnit:
         started = time.monotonic()
         made = align_rows(rows, self.aligner, batch=self.options.batch, face_format=self.options.face_format)
         outputs = {"faces": made.faces, "rejects": made.rejects}
-        self.units.commit(unit, rows["photo_id"].combine_chunks(), outputs, made.ledger())
+        self.units.commit(unit, rows, outputs, made.ledger())
         return pa.table(
             {"rows": [rows.num_rows], "faces": [made.faces.num_rows], "seconds": [time.monotonic() - started]}
         )
@@ -129,6 +129,7 @@ def main(options: Options) -> store.Ledger:
         print(f"align: {done_before:,} of {table.num_rows:,} photos were done before")
     if blocks:
         _run(blocks, options, pool)
+    units.sweep()
     ledger = _account(options, units, table.num_rows)
     _pictures(options, ledger)
     print(ledger.line(time.monotonic() - started if not done_before else None, "photos"))

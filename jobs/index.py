@@ -5,7 +5,7 @@ Cluster:  ray job submit --working-dir . --runtime-env cluster/runtime-env.yaml 
               python jobs/index.py --photos s3://bucket/photos --output s3://bucket/people.parquet
 
 A listing waits for the network and needs no cluster: it runs in the driver, on threads, in bounded memory.
-Beside M.parquet it leaves M.ledger.json (what was seen, what was left out and why) and M.options.yaml.
+Beside M.parquet it leaves M.parquet.ledger.json (what was seen, what was left out and why) and M.parquet.options.yaml.
 """
 
 import os
@@ -20,10 +20,11 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
-from pydantic import field_validator
+import pyarrow.parquet as pq
+from pydantic import field_validator, model_validator
 
 from fahr import store
-from fahr.cohorts import ColumnMapping, iter_manifest, read_mapping, write_manifest
+from fahr.cohorts import ColumnMapping, ManifestError, iter_manifest, read_mapping, write_manifest
 from fahr.cohorts.schema import CANONICAL
 from fahr.cohorts.sources import open_source
 from fahr.config import JobOptions, Location, option
@@ -72,6 +73,22 @@ class Options(JobOptions):
             raise ValueError("a manifest ends in .parquet or .csv")
         return output
 
+    @model_validator(mode="after")
+    def _no_option_in_vain(self) -> "Options":
+        joining = ("mapping", "labels_key", "match")
+        if not self.labels and any(getattr(self, name) != type(self).model_fields[name].default for name in joining):
+            raise ValueError(
+                "--labels-key, --match and --mapping say how to join --labels, and there are none: give both"
+            )
+        if inputs := {self.labels, self.mapping, self.config} & set(self.written()):
+            raise ValueError(f"{inputs.pop()} is an input and would be overwritten: give another --output")
+        return self
+
+    def written(self) -> tuple[str, ...]:
+        """Every file that a run may write: never listed as a photo, never an input."""
+        beside = ("ledger.json", "options.yaml", "labels_without_photo.csv")
+        return (self.output, *(f"{self.output}.{each}" for each in beside))
+
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
@@ -93,62 +110,99 @@ def main(options: Options) -> store.Ledger:
         return store.Ledger("index", 0, 0)
     started = time.monotonic()
     account = Account()
+    _, ledger_json, options_yaml, unmatched_csv = options.written()
     with tempfile.TemporaryDirectory() as scratch:
         joined = os.path.join(scratch, "joined.parquet")
         schema = _schema(options, labels)
         with store.atomic_writer(joined) as file:
             store.write_parquet(file, _joined(options, labels, schema, account), schema)
-        if not account.photos:
-            raise Refused(f"{options.photos}: no photo found ({account.told()}). Check the location, or --all-files.")
-        if labels:
-            labels.check_matches(options)
-        ledger = _ledger(options, labels, account)
-        origin = {"fahr.config_digest": ledger.config_digest, "fahr.code_version": ledger.code_version}
-        # A CSV has no place for its origin; its ledger tells it.
-        write_manifest(
-            iter_manifest(joined), options.output, metadata=origin if options.output.endswith(".parquet") else None
-        )
-    stem = options.output.rpartition(".")[0]
+        _check_matches(options, labels, account)
+        ledger = _write(options, labels, account, joined)
     if labels:
-        labels.write_unmatched(f"{stem}.labels_without_photo.csv")
-    options.write(f"{stem}.options.yaml")
-    ledger.check().write(f"{stem}.ledger.json")
+        labels.write_unmatched(unmatched_csv)
+    options.write(options_yaml)
+    ledger.write(ledger_json)
     print(ledger.line(time.monotonic() - started, "files"))
     return ledger
+
+
+def _check_matches(options: Options, labels: "Labels | None", account: "Account") -> None:
+    """A listing without photos, a pattern or labels that fit none: a wrong option, not a manifest."""
+    if not account.photos:
+        raise Refused(f"{options.photos}: no photo found ({account.told()}). Check the location, or --all-files.")
+    if account.outside_pattern == account.photos:
+        raise Refused(
+            f"--pattern = {options.pattern!r}: none of {account.photos:,} paths fits, such as {account.first!r}. "
+            "It must fit the whole path below --photos."
+        )
+    if account.outside_pattern:
+        print(f"index: {account.outside_pattern:,} of {account.photos:,} paths do not fit --pattern", file=sys.stderr)
+    if labels:
+        labels.check_matches(options)
+
+
+def _write(options: Options, labels: "Labels | None", account: "Account", joined: str) -> store.Ledger:
+    """The joined rows through the manifest's rules into --output. The ledger balances, or nothing is written."""
+    written = 0
+    made: list[store.Ledger] = []
+
+    def counted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        nonlocal written
+        for table in tables:
+            written += table.num_rows
+            yield table
+        made.append(_ledger(options, labels, account, written).check())  # before the file gets its name
+
+    try:
+        tables = iter_manifest(joined)
+    except ManifestError as error:
+        raise Refused(_retold(error, joined, options)) from error
+    # A CSV has no place for its origin; its ledger tells it.
+    origin = {"fahr.config_digest": options.digest(), "fahr.code_version": code_version()}
+    metadata = origin if options.output.endswith(".parquet") else None
+    write_manifest(counted(tables), options.output, metadata=metadata)
+    return made[0]
+
+
+def _retold(error: ManifestError, joined: str, options: Options) -> str:
+    """The rows of the joined table are nobody's: name the photos instead."""
+    ids = pq.read_table(joined, columns=["photo_id"])["photo_id"]
+    given = {"--pattern": options.pattern, "--labels": options.labels}
+    lines = [f"{' and '.join(name for name in given if given[name])} break a rule in {error.total:,} places:"]
+    for problem in error.problems:
+        photo = ids[problem.row - 2].as_py() if problem.row else "?"
+        lines.append(f"  photo {photo!r}: {problem.column} {problem.value!r} {problem.rule}. {problem.remedy}")
+    return "\n".join(lines)
 
 
 class Account:
     """What was seen while listing."""
 
     def __init__(self) -> None:
+        self.seen = 0
         self.photos = 0
+        self.first = ""
         self.empty = 0
+        self.unnameable = 0  # names that are no text: no table can hold them
         self.other: Counter[str] = Counter()  # files that are no photos, by ending
-        self.unmatched_pattern = 0
+        self.outside_pattern = 0
 
     def told(self) -> str:
         endings = ", ".join(f"{count:,} {ending or 'without ending'}" for ending, count in self.other.most_common(5))
         return f"{self.empty:,} empty files, {self.other.total():,} other files{': ' + endings if endings else ''}"
 
 
-def _ledger(options: Options, labels: "Labels | None", account: Account) -> store.Ledger:
+def _ledger(options: Options, labels: "Labels | None", account: Account, written: int) -> store.Ledger:
     more = {
         "photos": options.photos,
         "other_files_by_ending": dict(account.other.most_common()),
-        "photos_outside_pattern": account.unmatched_pattern,
+        "photos_outside_pattern": account.outside_pattern,
     }
     if labels:
         more |= {"photos_without_label": labels.photos_without, "labels_without_photo": int((labels.hits == 0).sum())}
-    rejects = {"not_a_photo": account.other.total(), "empty": account.empty}
-    return store.Ledger(
-        "index",
-        account.photos + sum(rejects.values()),
-        account.photos,
-        {reason: count for reason, count in rejects.items() if count},
-        options.digest(),
-        code_version(),
-        more,
-    )
+    rejects = {"not_a_photo": account.other.total(), "empty": account.empty, "unreadable_name": account.unnameable}
+    counted = {reason: count for reason, count in rejects.items() if count}
+    return store.Ledger("index", account.seen, written, counted, options.digest(), code_version(), more)
 
 
 def _schema(options: Options, labels: "Labels | None") -> pa.Schema:
@@ -163,11 +217,12 @@ def _schema(options: Options, labels: "Labels | None") -> pa.Schema:
 def _joined(options: Options, labels: "Labels | None", schema: pa.Schema, account: Account) -> Iterator[pa.Table]:
     """Photos in the order of their names, with what their paths and labels say."""
     pattern = re.compile(options.pattern) if options.pattern else None
+    root = options.photos.rstrip("/")
     for ids in _photos(options, account):
-        columns: dict[str, object] = {"photo_id": ids, "uri": [store.join(options.photos, each) for each in ids]}
+        columns: dict[str, object] = {"photo_id": ids, "uri": [f"{root}/{each}" for each in ids]}
         if pattern:
             found = [match.groupdict() if (match := pattern.fullmatch(each)) else {} for each in ids]
-            account.unmatched_pattern += sum(not each for each in found)
+            account.outside_pattern += sum(not each for each in found)
             columns |= {name: [each.get(name) for each in found] for name in pattern.groupindex}
         if labels:
             keys = columns["subject_id"] if options.match == "subject" else list(map(_KEY[options.match], ids))
@@ -186,21 +241,37 @@ def _photos(options: Options, account: Account) -> Iterator[list[str]]:
     """Paths below --photos, some tens of thousands at a time."""
     ids: list[str] = []
     skip = len(options.photos.rstrip("/")) + 1
+    own = set(options.written())
     with progress(None, "files", "index") as bar:
         for entry in store.list_files(options.photos):
+            if entry.location in own:
+                continue
             bar.update()
+            account.seen += 1
             ending = os.path.splitext(entry.location)[1].lower()
-            if ending not in ENDINGS and not options.all_files:
+            if not _is_text(entry.location):
+                account.unnameable += 1
+            elif ending not in ENDINGS and not options.all_files:
                 account.other[ending] += 1
             elif entry.size == 0:
                 account.empty += 1
             else:
                 account.photos += 1
+                account.first = account.first or entry.location[skip:]
                 ids.append(entry.location[skip:])
                 if len(ids) == ROWS:
                     yield ids
                     ids = []
     yield ids
+
+
+def _is_text(name: str) -> bool:
+    """Linux allows names that are no UTF-8; Python smuggles them in as surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Labels:
@@ -219,7 +290,9 @@ class Labels:
             raise Refused("--match subject needs a --pattern with (?P<subject_id>...): where else would it be?")
         # The key stands in for the two columns that a table of labels does not have: every rule is then checked with
         # the table's own row numbers, and the key is checked to be there and unique.
-        keyed = {**mapping.columns, "photo_id": options.labels_key, "uri": options.labels_key}
+        keyed = {**mapping.columns, "photo_id": options.labels_key}
+        if "uri" not in names and "uri" not in keyed:  # a manifest may serve as labels: it has its own
+            keyed["uri"] = options.labels_key
         parts = list(iter_manifest(location, mapping.model_copy(update={"columns": keyed})))
         table = pa.concat_tables(parts)
         given = {canonical for canonical in CANONICAL.names if mapping.columns.get(canonical, canonical) in names}

@@ -6,10 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from fahr.store import s3
 from tools.s3 import RealStore
+
+# A machine that is busy must not fail a property, and a seed is never chosen by the clock.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("house")
 
 # Reasons that a clean clone cannot cure by itself. Everything else that skips fails .ci/run.
 ACCEPTED = ("the real portraits are not here", "the detector weights are not here", "no CUDA device")

@@ -128,6 +128,30 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name_but_weights_are_re
     assert "FAHR_DETECTR" in refusal("--photos", "p") and "FAHR_DETECTOR" in refusal("--photos", "p")
 
 
+def test_variables_are_refused_in_any_case_and_inside_groups(monkeypatch):
+    monkeypatch.setenv("fahr_phtos", "x")
+    assert "fahr_phtos" in refusal("--photos", "p")
+    monkeypatch.delenv("fahr_phtos")
+    monkeypatch.setenv("FAHR_TRAINING", '{"rat": 2}')
+    assert "training.rat: no such option. Did you mean 'rate'?" in refusal("--photos", "p")
+
+
+def test_the_documented_off_value_switches_an_option_off_everywhere(tmp_path, monkeypatch):
+    file = tmp_path / "a.yaml"
+    file.write_text("photos: p\nlimit: 7\n")
+    assert read_options(Example, ["--config", str(file), "--limit", "none"]).limit is None
+    monkeypatch.setenv("FAHR_LIMIT", "none")
+    assert read_options(Example, ["--config", str(file)]).limit is None
+
+
+def test_yaml_merge_keys_are_understood(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("photos: p\ntraining: &d {rate: 2}\n")
+    assert read_options(Example, ["--config", str(file)]).training.rate == 2
+    file.write_text("training: {<<: {rate: 3}}\nphotos: p\n")
+    assert read_options(Example, ["--config", str(file)]).training.rate == 3
+
+
 def test_a_wrong_variable_is_named_as_the_source(monkeypatch):
     monkeypatch.setenv("FAHR_SIZE", "tall")
     assert refusal("--photos", "p").startswith("FAHR_SIZE = 'tall'")

@@ -102,14 +102,30 @@ def read_options(options: type[OptionsT], arguments: Sequence[str] | None = None
     flags = _from_flags(options, sys.argv[1:] if arguments is None else list(arguments), program)
     variables = _from_variables(options)
     file, file_name = _from_file(options, flags, variables)
+    if unknown := [line for source in (flags, variables) for line in _unknown(options, source)]:
+        raise Refused("\n".join(unknown))
     merged: dict[str, Any] = {}
     for source in (file, variables, flags):
-        _overlay(merged, source)
+        _overlay(merged, _switched_off(options, source))
     try:
         return options.model_validate(merged)
     except ValidationError as error:
         sources = [(flags, _flag), (variables, _variable), (file, lambda path: f"{file_name}: {'.'.join(path)}")]
         raise Refused("\n".join(_tell(problem, sources, options) for problem in error.errors())) from error
+
+
+def _switched_off(options: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The word `none`, which --help gives as an off-value, as None where an option may be None."""
+    done: dict[str, Any] = {}
+    for name, value in values.items():
+        info = options.model_fields.get(name)
+        nested = nested_options(info) if info else None
+        if nested and isinstance(value, Mapping):
+            done[name] = _switched_off(nested, value)
+        else:
+            may_be_none = info is not None and type(None) in get_args(info.annotation)
+            done[name] = None if may_be_none and str(value).lower() in ("none", "null", "") else value
+    return done
 
 
 def _overlay(base: dict[str, Any], top: Mapping[str, Any]) -> None:
@@ -250,13 +266,10 @@ class _Variables(EnvSettingsSource):
 def _from_variables(options: type[BaseModel]) -> dict[str, Any]:
     known = {_variable(path) for path, _ in _names(options)}
     known |= {_variable((name,)) for name in options.model_fields}
-    unknown = [each for each in os.environ if each.startswith(PREFIX) and each not in known | RESERVED]
+    unknown = [each for each in os.environ if each.upper().startswith(PREFIX) and each.upper() not in known | RESERVED]
     if unknown:
-        raise Refused(
-            "\n".join(
-                f"{each}: no such option of this job.{nearest(each, known)} Unset it." for each in sorted(unknown)
-            )
-        )
+        lines = [f"{each}: no such option of this job.{nearest(each.upper(), known)} Unset it." for each in unknown]
+        raise Refused("\n".join(sorted(lines)))
     try:
         return _given(_Variables(_settings(options))())
     except SettingsError as error:
@@ -271,7 +284,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML lets a key stand twice and takes the last: that hides a mistake."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.YAMLError(f"{', '.join(twice)} stands twice in line {node.start_mark.line + 1} and below")
@@ -322,12 +335,14 @@ def _tell(problem: Any, sources: Sequence[Any], options: type[BaseModel]) -> str
     """One pydantic problem as: where it was set, the value, the rule."""
     path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
     rule = problem["msg"].removeprefix("Value error, ")
+    if not path:  # about several options together; the rule names them
+        return f"{rule.rstrip('.')}."
     if problem["type"] == "missing":
         return f"{_flag(path)}: required, and given neither as a flag, nor as {_variable(path)}, nor in --config."
     origin = next((shown(path) for values, shown in sources if _holds(values, path)), _flag(path) or "options")
     info = next((info for known, info in _names(options) if list(known) == path), None)
     unit = _note(info, "unit", "") if info else ""
-    return f"{origin} = {problem['input']!r}: {rule}{f' (unit: {unit})' if unit else ''}."
+    return f"{origin} = {problem['input']!r}: {rule.rstrip('.')}{f' (unit: {unit})' if unit else ''}."
 
 
 def _holds(values: Mapping[str, Any], path: Sequence[str]) -> bool:

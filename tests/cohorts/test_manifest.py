@@ -416,6 +416,15 @@ def test_manifests_in_a_bucket_are_read_and_written_like_local_ones(folder):
         )
 
 
+def test_of_our_own_shards_only_those_of_the_index_are_read(tmp_path):
+    table = read_manifest(save(tmp_path, [{}] * 4))
+    folder = str(tmp_path / "shards")
+    store.write_shards(folder, iter([table]), table.schema)
+    stray = tmp_path / "shards" / "part-00001.parquet"  # of an earlier, larger set
+    pq.write_table(table.slice(0, 1), stray)
+    assert read_manifest(folder)["photo_id"] == table["photo_id"]
+
+
 def test_check_manifest_counts_rows_and_lists_problems_without_raising(tmp_path):
     assert check_manifest(save(tmp_path, [{}, {}])) == (2, ())
     count, problems = check_manifest(save(tmp_path, [{}, {"age": "x"}]))

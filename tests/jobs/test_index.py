@@ -43,9 +43,9 @@ def test_every_file_seen_is_a_row_or_a_counted_reject(tmp_path, ending, capsys):
     assert table["photo_id"].to_pylist() == ["a 1.png", "b/2.JPG", "b/x.heic"]
     assert all(Path(uri).read_bytes() == b"jpeg" for uri in table["uri"].to_pylist())
     assert (ledger.rows_in, ledger.rows_out, ledger.rejects) == (7, 3, {"not_a_photo": 3, "empty": 1})
-    written = json.loads((tmp_path / "people.ledger.json").read_text())
+    written = json.loads((tmp_path / f"people.{ending}.ledger.json").read_text())
     assert written["other_files_by_ending"] == {"": 1, ".db": 1, ".txt": 1}
-    assert written["config_digest"] in (tmp_path / "people.options.yaml").read_text()
+    assert written["config_digest"] in (tmp_path / f"people.{ending}.options.yaml").read_text()
     assert "index: rows_in 7 = rows_out 3 + not_a_photo 3 + empty 1" in capsys.readouterr().out
 
 
@@ -82,7 +82,7 @@ def test_labels_are_joined_by_path_name_stem_or_person(tmp_path):
     ledger, table = run(tmp_path, labels=str(labels), labels_key="FileID", match="stem")
     assert table["event"].to_pylist() == [None, None, 1] and table["follow_up_days"].to_pylist() == [None, None, 30.0]
     assert ledger.more["labels_without_photo"] == 1
-    assert "nobody" in (tmp_path / "people.labels_without_photo.csv").read_text()
+    assert "nobody" in (tmp_path / "people.parquet.labels_without_photo.csv").read_text()
 
     labels.write_text("subject_id,birth_date,sex\np1,1960-05-01,F\np2,1970-01-01,M\n")
     pattern = r"(?P<subject_id>[^/]+)/(?:(?P<taken_on>\d{4}-\d\d-\d\d)|.*)\.jpg"
@@ -91,7 +91,7 @@ def test_labels_are_joined_by_path_name_stem_or_person(tmp_path):
     assert table["subject_id"].to_pylist() == ["p1", "p1", "p2"]
     assert [None if age is None else round(age, 2) for age in table["age"].to_pylist()] == [59.0, 60.0, None]
     assert table["split"][0] == table["split"][1]
-    assert not (tmp_path / "people.labels_without_photo.csv").exists()
+    assert not (tmp_path / "people.parquet.labels_without_photo.csv").exists()
 
 
 def test_a_hospital_table_is_joined_through_its_mapping(tmp_path):
@@ -154,3 +154,67 @@ def test_all_files_takes_any_ending(tmp_path):
     photos(tmp_path, "a", "b.dat")
     ledger, _ = run(tmp_path, all_files=True)
     assert ledger.rows_out == 2
+
+
+def test_inputs_are_never_overwritten(tmp_path):
+    photos(tmp_path, "1.jpg")
+    labels = tmp_path / "people.csv"
+    labels.write_text("photo_id,age\n1.jpg,50\n")
+    with pytest.raises(ValueError, match="input and would be overwritten"):
+        run(tmp_path, labels=str(labels), output=str(labels))
+    with pytest.raises(ValueError, match="overwritten"):
+        run(tmp_path, labels=str(tmp_path / "a.csv.labels_without_photo.csv"), output=str(tmp_path / "a.csv"))
+    assert labels.read_text().startswith("photo_id,age")
+
+
+def test_a_pattern_that_fits_nothing_is_refused_and_one_that_fits_some_is_told(tmp_path, capsys):
+    photos(tmp_path, "p1/a.jpg", "b.jpg")
+    refused(tmp_path, "none of 2 paths fits, such as 'b.jpg'", pattern="(?P<subject_id>zzz)")
+    run(tmp_path, pattern="(?P<subject_id>[^/]+)/.*")
+    assert "1 of 2 paths do not fit --pattern" in capsys.readouterr().err
+
+
+def test_what_a_pattern_finds_is_held_to_the_rules_and_told_by_photo(tmp_path):
+    photos(tmp_path, "x.jpg")
+    refused(tmp_path, r"(?s)--pattern break a rule.*photo 'x.jpg': age 'x'", pattern=r"(?P<age>.*)\.jpg")
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path):
+    photos(tmp_path, "1.jpg")
+    for wrong in ({"match": "stem"}, {"labels_key": "FileID"}, {"mapping": "map.yaml"}):
+        with pytest.raises(ValueError, match="how to join --labels"):
+            run(tmp_path, **wrong)
+
+
+def test_names_that_are_no_text_are_counted_and_odd_ones_kept(tmp_path):
+    folder = Path(photos(tmp_path, "new\nline.jpg", "co,mma'\".jpg", "~x.jpg", "%41.jpg"))
+    with open(os.fsencode(folder) + b"/\xff\xe9.jpg", "wb") as file:
+        file.write(b"1")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    for ending in ("csv", "parquet"):
+        ledger, table = run(tmp_path, output=str(tmp_path / f"m.{ending}"))
+        assert (ledger.rows_out, ledger.rejects) == (4, {"unreadable_name": 1, "empty": 1})
+        assert all(Path(uri).read_bytes() == b"jpeg" for uri in table["uri"].to_pylist())
+
+
+def test_a_run_never_lists_its_own_output(tmp_path):
+    folder = photos(tmp_path, "1.jpg")
+    for _ in range(2):
+        ledger, table = run(tmp_path, output=folder + "/m.parquet", all_files=True)
+        assert table["photo_id"].to_pylist() == ["1.jpg"] and ledger.rows_in == 1
+
+
+def test_a_manifest_serves_as_labels(tmp_path):
+    photos(tmp_path, "1.jpg")
+    run(tmp_path)
+    _, table = run(tmp_path, labels=str(tmp_path / "people.parquet"), output=str(tmp_path / "again.csv"))
+    assert table["photo_id"].to_pylist() == ["1.jpg"]
+
+
+def test_rows_lost_on_the_way_to_the_file_leave_no_file(tmp_path, monkeypatch):
+    photos(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    plain = index.iter_manifest
+    monkeypatch.setattr(index, "iter_manifest", lambda path: (table.slice(1) for table in plain(path)))
+    with pytest.raises(store.LedgerError, match="missing 1"):
+        run(tmp_path)
+    assert os.listdir(tmp_path) == ["photos"]

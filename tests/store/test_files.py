@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -133,16 +134,44 @@ def test_local_listings_have_the_order_of_s3_keys(tmp_path_factory, paths):
     assert names(str(root)) == sorted(made)
 
 
-def test_local_listings_follow_links_once_and_tell_of_dead_ones(tmp_path):
+def test_local_listings_follow_links_never_in_circles_and_tell_of_dead_ones(tmp_path):
     (tmp_path / "ward").mkdir()
     (tmp_path / "ward" / "a.jpg").write_bytes(b"1")
     (tmp_path / "elsewhere").symlink_to(tmp_path / "ward")
-    (tmp_path / "ward" / "loop").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to(tmp_path)
+    (tmp_path / "ward" / "up").symlink_to(tmp_path)
     (tmp_path / "dead.jpg").symlink_to(tmp_path / "gone.jpg")
-    found = {entry.location: entry.size for entry in store.list_files(str(tmp_path))}
-    assert found[str(tmp_path / "dead.jpg")] == 0
-    assert found[str(tmp_path / "elsewhere" / "a.jpg")] == 1
-    assert len(found) < 10
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    found = {store.relative(entry.location, str(tmp_path)): entry.size for entry in store.list_files(str(tmp_path))}
+    assert found == {"dead.jpg": 0, "elsewhere/a.jpg": 1, "loop.jpg": 0, "ward/a.jpg": 1}
+
+
+def test_folders_nested_deeper_than_python_calls_are_listed():
+    root = tempfile.mkdtemp()  # not tmp_path: pytest's own clean-up calls itself for each level
+    try:
+        deep = os.open(root, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=deep)
+            below = os.open("d", os.O_RDONLY, dir_fd=deep)
+            os.close(deep)
+            deep = below
+        os.close(os.open("x.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=deep))
+        os.close(deep)
+        assert len(names(root)) == 1
+    finally:
+        subprocess.run(["rm", "-rf", root], check=True)
+
+
+def test_the_callers_own_errors_pass_through_a_writer_unchanged(folder, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, store.atomic_writer(store.join(folder, "out")):
+        open(tmp_path / "no-such-photo.jpg")  # noqa: SIM115
+    assert not isinstance(caught.value, Refused)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(store.Missing):
+        store.write_bytes(str(tmp_path / "file" / "below"), b"1")
 
 
 def test_parallel_s3_listings_equal_the_sequential_one(quick_bucket, monkeypatch):
@@ -155,15 +184,10 @@ def test_parallel_s3_listings_equal_the_sequential_one(quick_bucket, monkeypatch
         assert [entry.location for entry in store.list_files(quick_bucket + "/deep", walkers=walkers)] == wanted
 
 
-def test_unfinished_writes_are_never_listed_and_old_ones_are_swept(tmp_path):
-    part = tmp_path / ".a.jpg.x.part"
-    part.write_bytes(b"half")
+def test_unfinished_writes_are_never_listed(tmp_path):
+    (tmp_path / ".a.jpg.x.part").write_bytes(b"half")
     (tmp_path / "a.jpg").write_bytes(b"whole")
     assert names(str(tmp_path)) == ["a.jpg"]
-    assert store.sweep_unfinished(str(tmp_path)) == 0
-    os.utime(part, (0, 0))
-    assert store.sweep_unfinished(str(tmp_path)) == 1
-    assert not part.exists()
 
 
 def test_a_killed_local_write_leaves_nothing_under_its_name(tmp_path):
@@ -300,6 +324,8 @@ def test_waits_are_random_and_bounded(monkeypatch):
         ("c.jpg", "s3://bucket/photos", "s3://bucket/photos/c.jpg"),
         ("/abs.jpg", "s3://bucket/photos", "/abs.jpg"),
         ("file:///a%20b", None, "/a b"),
+        ("../x.jpg", "s3://bucket/m", "s3://bucket/x.jpg"),
+        ("./a//b.jpg", "s3://bucket/m", "s3://bucket/m/a//b.jpg"),
     ],
 )
 def test_locations_become_absolute(given_, base, wanted):
@@ -307,7 +333,9 @@ def test_locations_become_absolute(given_, base, wanted):
     assert store.absolute(wanted) == wanted
 
 
-@pytest.mark.parametrize("wrong", ["", "http://x/y", "s3:///key", "s3://", "file://host/x", "a\0b"])
+@pytest.mark.parametrize(
+    "wrong", ["", "http://x/y", "s3:///key", "s3://", "file://host/x", "a\0b", "file:///a?b", "file:///a#b", "file://"]
+)
 def test_wrong_locations_are_refused(wrong):
     with pytest.raises(Refused):
         store.absolute(wrong)

@@ -19,6 +19,7 @@ for unit in sorted(set(assigned) - units.done()):
     out = {"faces": part.filter(pc.invert(bad)), "rejects": part.filter(bad)}
     rejects = {"no_face": out["rejects"].num_rows} if out["rejects"].num_rows else {}
     print("begin", unit, flush=True)
-    units.commit(unit, part["photo_id"], out, store.Ledger("toy", part.num_rows, out["faces"].num_rows, rejects))
+    units.commit(unit, part, out, store.Ledger("toy", part.num_rows, out["faces"].num_rows, rejects))
     print("commit", unit, flush=True)
+units.sweep()
 print(units.ledger().line(), flush=True)

@@ -61,7 +61,10 @@ def open_source(path: str | os.PathLike[str], mapping: ColumnMapping) -> Source:
             raise refusal(
                 location, f"a manifest ends in .csv or .parquet, not .{ending}", "Export or rename the table."
             )
-        shards = [entry.location for entry in store.list_files(location) if entry.location.endswith(".parquet")]
+        listed = [entry.location for entry in store.list_files(location)]
+        shards = [each for each in listed if each.endswith(".parquet")]
+        if store.join(location, store.INDEX) in listed:  # our own shards: the index says which of them belong
+            shards = [store.join(location, shard.name) for shard in store.list_shards(location)]
     except store.Missing as error:
         raise refusal(location, "no such file or folder", "Check the path of the manifest.") from error
     if not shards:

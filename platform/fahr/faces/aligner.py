@@ -33,7 +33,7 @@ REASONS = (
     "not_a_face",
 )
 # Shorter side of the copy that a photo is held in while its batch waits: large enough to crop a face that fills a
-# tenth of the frame, and 16 of them fit into 100 MB whatever the camera. Smaller faces are cropped from a second decode.
+# tenth of the frame, and 16 fit into 100 MB whatever the camera. Smaller faces are cropped from a second decode.
 WORKING_PX = 1024
 
 

@@ -82,7 +82,7 @@ NOT_FETCHED = Rejection("missing", "")
 
 
 def fetch(uri: str, at_most: int) -> Fetched:
-    """The bytes, or why they are not to be had; and their digest. An outage of the store is no fault of the photo: raised."""
+    """The bytes, or why they are not to be had; and their digest. An outage is no fault of the photo: raised."""
     try:
         data = store.read_bytes(uri, at_most)
     except store.TooLarge as error:

@@ -7,19 +7,19 @@ from fahr.store.files import (
     delete,
     digest,
     exists,
-    filesystem,
     open_input,
     read_bytes,
     write_bytes,
 )
 from fahr.store.ledger import Ledger, LedgerError
-from fahr.store.listing import WALKERS, list_files, sweep_unfinished
+from fahr.store.listing import WALKERS, list_files
 from fahr.store.locations import absolute, is_s3, join, name, parent, relative
 from fahr.store.s3 import Entry
-from fahr.store.shards import list_shards, read_parquet, read_shards, write_parquet, write_shards
+from fahr.store.shards import INDEX, list_shards, read_parquet, read_shards, write_parquet, write_shards
 from fahr.store.units import Unit, WorkUnits, committed, read_units, row_digests
 
 __all__ = [
+    "INDEX",
     "WALKERS",
     "Corrupt",
     "Denied",
@@ -39,7 +39,6 @@ __all__ = [
     "delete",
     "digest",
     "exists",
-    "filesystem",
     "is_s3",
     "join",
     "list_files",
@@ -53,7 +52,6 @@ __all__ = [
     "read_units",
     "relative",
     "row_digests",
-    "sweep_unfinished",
     "write_bytes",
     "write_parquet",
     "write_shards",

@@ -1,18 +1,16 @@
 """The few things we do with bytes, the same for a local path and for s3://bucket/key."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from fahr.store import s3
 from fahr.store.failures import Denied, Exists, Missing, MissingBucket, TooLarge
 from fahr.store.locations import S3, is_s3
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 PART = ".part"  # an unfinished local write: `.NAME.RANDOM.part`, never listed, never read
 _CHUNK = 8 << 20
@@ -23,12 +21,16 @@ def told(location: str) -> Iterator[None]:
     """The operating system's refusals in our words."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
         raise Missing(f"{location}: no such file or folder. Check the path.") from error
     except IsADirectoryError as error:
         raise Missing(f"{location}: is a folder, not a file. Name a file in it.") from error
     except PermissionError as error:
         raise Denied(f"{location}: no permission. Check the owner and the mode, or run as another user.") from error
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        raise Denied(f"{location}: the file system is read-only. Name a place that can be written.") from error
 
 
 def read_bytes(location: str, at_most: int | None = None) -> bytes:
@@ -54,15 +56,6 @@ def open_input(location: str) -> Any:
         return open(location, "rb")
 
 
-def filesystem(location: str) -> tuple["FileSystem", str]:
-    """pyarrow's file system and the path in it, for readers that want those (Ray Data)."""
-    if is_s3(location):
-        return s3.filesystem(), location.removeprefix(S3)
-    from pyarrow.fs import LocalFileSystem
-
-    return LocalFileSystem(), location
-
-
 @contextlib.contextmanager
 def atomic_writer(location: str, *, only_if_absent: bool = False) -> Iterator[IO[bytes]]:
     """A binary file whose content appears under `location` whole, or not at all.
@@ -72,7 +65,7 @@ def atomic_writer(location: str, *, only_if_absent: bool = False) -> Iterator[IO
     `only_if_absent` raises `Exists` when somebody else holds the name.
     """
     if not is_s3(location):
-        with told(location), _local_writer(location, only_if_absent) as file:
+        with _local_writer(location, only_if_absent) as file:
             yield file
         return
     with tempfile.TemporaryFile() as file:  # unlinked from the start: a kill leaves nothing on disk either
@@ -84,23 +77,25 @@ def atomic_writer(location: str, *, only_if_absent: bool = False) -> Iterator[IO
 @contextlib.contextmanager
 def _local_writer(location: str, only_if_absent: bool) -> Iterator[IO[bytes]]:
     folder, name = os.path.split(location)
-    os.makedirs(folder, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=PART, dir=folder)
+    with told(location):  # what the block itself raises is the caller's, and stays as it is
+        os.makedirs(folder, exist_ok=True)
+        handle, part = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=PART, dir=folder)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp makes files that only the owner reads
-        if only_if_absent:
-            try:
-                os.link(part, location)  # fails when the name is taken, and never shows half a file
-            except FileExistsError as error:
-                raise Exists(f"{location}: exists already.") from error
-        else:
-            os.replace(part, location)
-            part = ""
-        _fsync_folder(folder)
+        with told(location):
+            os.chmod(part, 0o666 & ~_umask())  # mkstemp makes files that only the owner reads
+            if only_if_absent:
+                try:
+                    os.link(part, location)  # fails when the name is taken, and never shows half a file
+                except FileExistsError as error:
+                    raise Exists(f"{location}: exists already.") from error
+            else:
+                os.replace(part, location)
+                part = ""
+            _fsync_folder(folder)
     finally:
         if part:
             with contextlib.suppress(FileNotFoundError):

@@ -1,6 +1,5 @@
 """Every file below a folder or prefix, in name order, streaming, in parallel where that helps."""
 
-import contextlib
 import json
 import os
 import tempfile
@@ -35,25 +34,46 @@ def _list_local(folder: str) -> Iterator[Entry]:
         if not os.path.isdir(folder):
             os.stat(folder)  # missing or forbidden is said as such
             raise Missing(f"{folder}: is a file, not a folder. Name the folder that holds it.")
-    yield from _walk(folder, ())
+    yield from _walk(folder)
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    """Depth first, names sorted as S3 sorts keys: a folder's name is compared with its slash."""
-    with told(folder), os.scandir(folder) as scan:
-        found = sorted((entry.name + "/" if entry.is_dir() else entry.name, entry) for entry in scan)
-    for name, entry in found:
-        if name.endswith("/"):
-            stat = entry.stat()
-            if (stat.st_dev, stat.st_ino) not in above:  # a linked folder may be its own ancestor
-                yield from _walk(entry.path, (*above, (stat.st_dev, stat.st_ino)))
-        elif not (name.startswith(".") and name.endswith(PART)):
+def _walk(root: str) -> Iterator[Entry]:
+    """Depth first, names sorted as S3 sorts keys: a folder's name is compared with its slash.
+
+    A stack of our own: folders can be nested deeper than Python calls. Linked folders are followed, but never into one
+    of their own ancestors.
+    """
+    waiting: list[tuple[str, Entry | None, frozenset[tuple[int, int]]]] = [(root + "/", None, frozenset())]
+    while waiting:
+        path, entry, above = waiting.pop()
+        if entry is not None:
+            yield entry
+            continue
+        folder = path.rstrip("/") or "/"
+        with told(folder):
+            stat = os.stat(folder)
+            if (stat.st_dev, stat.st_ino) in above:
+                continue
+            found = sorted(_seen(folder), key=lambda each: each[0])
+        inside = above | {(stat.st_dev, stat.st_ino)}
+        waiting += [(name, each, inside) for name, each in reversed(found)]
+
+
+def _seen(folder: str) -> Iterator[tuple[str, Entry | None]]:
+    """What a folder holds: (path with a slash, None) for a folder, (path, entry) for a file."""
+    with os.scandir(folder) as scan:
+        for item in scan:
+            if item.name.startswith(".") and item.name.endswith(PART):
+                continue
             try:
-                stat = entry.stat()
-            except FileNotFoundError:  # a link to nothing, or deleted since: listed as empty, so that it is told of
-                yield Entry(entry.path, 0, datetime.fromtimestamp(0, UTC))
+                if item.is_dir():
+                    yield item.path + "/", None
+                    continue
+                stat = item.stat()
+            except OSError:  # a link to nothing or to itself, or deleted since: listed as empty, so that it is told of
+                yield item.path, Entry(item.path, 0, datetime.fromtimestamp(0, UTC))
             else:
-                yield Entry(entry.path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+                yield item.path, Entry(item.path, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
 
 
 def _list_s3(prefix: str, walkers: int) -> Iterator[Entry]:
@@ -118,20 +138,3 @@ def _read_spool(spool: IO[str]) -> Iterator[Entry]:
     for line in spool:
         location, size, modified = json.loads(line)
         yield Entry(location, size, datetime.fromtimestamp(modified, UTC))
-
-
-def sweep_unfinished(folder: str, older_than_s: float = 86_400.0) -> int:
-    """Delete what killed local writes left below `folder`; younger ones may still be at work. Returns how many."""
-    if is_s3(folder) or not os.path.isdir(folder):
-        return 0
-    swept = 0
-    now = datetime.now(UTC).timestamp()
-    for where, _, names in os.walk(folder):
-        for name in names:
-            if name.startswith(".") and name.endswith(PART):
-                path = os.path.join(where, name)
-                with contextlib.suppress(FileNotFoundError):
-                    if now - os.stat(path).st_mtime > older_than_s:
-                        os.unlink(path)
-                        swept += 1
-    return swept

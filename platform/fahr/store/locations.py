@@ -28,17 +28,31 @@ def absolute(location: str | os.PathLike[str], base: str | None = None) -> str:
     scheme = _SCHEME.match(text)
     if scheme is None:
         if base is not None and is_s3(base) and not text.startswith("/"):
-            return join(base, text)
+            return _resolved(join(base, text))
         path = text if text.startswith("/") else os.path.join(base or os.getcwd(), os.path.expanduser(text))
         return os.path.normpath(path)
     if scheme[1].lower() == "s3":
         return S3 + "/".join(bucket_and_key("s3://" + text[5:])).rstrip("/")
     if scheme[1].lower() == "file":
         parts = urlsplit(text)
-        if parts.netloc not in ("", "localhost"):
-            raise Refused(f"{text}: a file URI names this machine only. Write file:///absolute/path.")
+        if parts.netloc not in ("", "localhost") or not parts.path or parts.query or parts.fragment:
+            raise Refused(
+                f"{text}: not a file URI of this machine. Write file:///absolute/path, with ? as %3F, # as %23."
+            )
         return os.path.normpath(unquote(parts.path))
     raise Refused(f"{text}: locations are paths or s3:// URIs, not {scheme[1]}://. Copy the data to one of these.")
+
+
+def _resolved(location: str) -> str:
+    """Without the ./ and ../ that a relative location was written with; // stays, a key may hold it."""
+    bucket, key = bucket_and_key(location)
+    kept: list[str] = []
+    for part in key.split("/"):
+        if part == "..":
+            del kept[-1:]
+        elif part != ".":
+            kept.append(part)
+    return S3 + "/".join([bucket, *kept])
 
 
 def bucket_and_key(location: str) -> tuple[str, str]:
@@ -50,7 +64,8 @@ def bucket_and_key(location: str) -> tuple[str, str]:
 
 
 def join(location: str, *parts: str) -> str:
-    return "/".join([location.rstrip("/"), *(part.strip("/") for part in parts)])
+    """`location` and what lies below it. Parts are taken literally: an S3 key may hold // or end in /."""
+    return "/".join([location.rstrip("/"), *parts])
 
 
 def parent(location: str) -> str:

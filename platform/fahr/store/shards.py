@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from fahr.errors import Refused
 from fahr.store.failures import Corrupt, Missing
-from fahr.store.files import atomic_writer, open_input, read_bytes, write_bytes
+from fahr.store.files import atomic_writer, delete, open_input, read_bytes, write_bytes
+from fahr.store.ledger import LedgerError
 from fahr.store.locations import join
 
 SHARD_BYTES = 256 << 20  # between 128 and 512 MiB: few objects to list, small enough to read again after a failure
@@ -29,17 +30,21 @@ def write_parquet(
     *,
     metadata: Mapping[str, str] | None = None,
     row_group_bytes: int = ROW_GROUP_BYTES,
-    stop_bytes: int | None = None,
 ) -> int:
-    """One Parquet file from a stream of tables; returns its rows. `metadata` joins the schema's own.
+    """One Parquet file from a stream of tables; returns its rows. `metadata` joins the schema's own."""
+    return _write_groups(file, _row_groups(tables, row_group_bytes), _with(schema, metadata))
 
-    With `stop_bytes` it ends behind the row group that passes that size and leaves the rest of `tables` unread.
-    """
+
+def _with(schema: pa.Schema, metadata: Mapping[str, str] | None) -> pa.Schema:
     merged = {**(schema.metadata or {}), **{key.encode(): value.encode() for key, value in (metadata or {}).items()}}
-    schema = schema.with_metadata(merged or None)
+    return schema.with_metadata(merged or None)
+
+
+def _write_groups(file: IO[bytes], groups: Iterable[pa.Table], schema: pa.Schema, stop_bytes: int | None = None) -> int:
+    """Each table as one row group. Once the file has `stop_bytes`, the rest of `groups` is left unread."""
     rows = 0
     with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-        for group in _row_groups(tables, row_group_bytes):
+        for group in groups:
             writer.write_table(group.cast(schema), row_group_size=max(1, group.num_rows))
             rows += group.num_rows
             if stop_bytes is not None and file.tell() >= stop_bytes:
@@ -105,20 +110,36 @@ def write_shards(
     row_group_bytes: int = ROW_GROUP_BYTES,
 ) -> list[Shard]:
     """A stream of tables as shards of about `shard_bytes`, then their index: without it there is no set."""
-    stream = _Stream(_row_groups(tables, row_group_bytes))
+    schema = _with(schema, metadata)
+    delete(join(folder, INDEX))  # a rewrite that is killed must not look like the set of before
+    read = _Counted(tables)
+    stream = _Stream(_row_groups(read, row_group_bytes))
     shards: list[Shard] = []
     while not stream.ended or not shards:
         name = f"part-{len(shards):05d}.parquet"
         with atomic_writer(join(folder, name)) as file:
-            rows = write_parquet(
-                file, stream, schema, metadata=metadata, row_group_bytes=row_group_bytes, stop_bytes=shard_bytes
-            )
+            rows = _write_groups(file, stream, schema, shard_bytes)
             size = file.tell()
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         shards.append(Shard(name, rows, size, sha256))
+    written = sum(shard.rows for shard in shards)
+    if written != read.rows:
+        raise LedgerError(f"{folder}: {read.rows:,} rows came, {written:,} were written. Please report this.")
     write_bytes(join(folder, INDEX), json.dumps({"shards": [asdict(shard) for shard in shards]}, indent=1).encode())
     return shards
+
+
+class _Counted:
+    """A stream of tables that knows how many rows passed."""
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._tables, self.rows = tables, 0
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for table in self._tables:
+            self.rows += table.num_rows
+            yield table
 
 
 class _Stream:
@@ -147,6 +168,13 @@ def list_shards(folder: str) -> list[Shard]:
 
 
 def read_shards(folder: str, columns: list[str] | None = None, rows: int = 65_536) -> Iterator[pa.Table]:
-    """All rows of a complete set, in order."""
+    """All rows of a complete set, in order; a shard that does not hold the rows its index counts is refused."""
     for shard in list_shards(folder):
-        yield from read_parquet(join(folder, shard.name), columns, rows)
+        seen = 0
+        for table in read_parquet(join(folder, shard.name), columns, rows):
+            seen += table.num_rows
+            yield table
+        if seen != shard.rows:
+            raise Corrupt(
+                f"{join(folder, shard.name)}: holds {seen:,} rows, its index counts {shard.rows:,}. Make it anew."
+            )

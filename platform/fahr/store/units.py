@@ -2,7 +2,7 @@
 
     DIR/units/purpose.json          what this output is for: made once; another purpose is refused
     DIR/units/plan-000001.parquet   which row belongs to which unit: id, row digest, unit. Growth adds plan-000002, ...
-    DIR/faces/UNIT.parquet ...      what the unit made, each file whole or not there
+    DIR/faces/UNIT-xxxx.parquet     what the unit made, named by its content, whole or not there
     DIR/units/done/UNIT.json        the marker, written last: names, digests and counts
 
 Killed at any moment, the same line again does the units without a marker and no others. Plans are created only where
@@ -11,6 +11,9 @@ the name is free, so two runs can never put one row into two units. Readers trus
 
 import hashlib
 import json
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 
 from fahr.errors import Refused
 from fahr.store.failures import Corrupt, Exists, Missing
-from fahr.store.files import atomic_writer, create_bytes, read_bytes
+from fahr.store.files import atomic_writer, create_bytes, delete, read_bytes
 from fahr.store.ledger import Ledger, LedgerError, added
 from fahr.store.listing import list_files
 from fahr.store.locations import is_s3, join, name
@@ -36,22 +39,36 @@ _READERS = 16
 
 
 def row_digests(table: pa.Table) -> NDArray[np.uint64]:
-    """A 64-bit digest of each row over all its columns, names included: a row that changed has another one."""
-    columns = [pc.fill_null(_as_text(table[each]), "\0") for each in sorted(table.column_names)]
-    salt = "\x1f".join(sorted(table.column_names)).encode()
-    joined = pc.binary_join_element_wise(*columns, "\x1f")
-    digests = (
-        hashlib.blake2b(row.encode(), digest_size=8, key=hashlib.sha256(salt).digest()) for row in joined.to_pylist()
-    )
-    return np.frombuffer(b"".join(each.digest() for each in digests), dtype="<u8")
+    """A 64-bit digest of each row over all its columns, names included, in whatever order they stand.
+
+    Cells are joined as `length:text`, nulls as `~`, so that no two different rows are joined to the same text.
+    """
+    names = sorted(table.column_names)
+    joined = pc.binary_join_element_wise(*(_prefixed(table[name]) for name in names), "")
+    key = hashlib.sha256(json.dumps(names).encode()).digest()
+    digests = (hashlib.blake2b(row.encode(), digest_size=8, key=key).digest() for row in joined.to_pylist())
+    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
-def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_list(column.type) or pa.types.is_struct(column.type) or pa.types.is_fixed_size_list(column.type):
-        return pa.chunked_array(
-            [[None if v is None else json.dumps(v, sort_keys=True) for v in column.to_pylist()]], pa.string()
-        )
-    return column.cast(pa.string())
+def _prefixed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        texts = [
+            None if cell is None else json.dumps(cell, sort_keys=True, default=repr) for cell in column.to_pylist()
+        ]
+        column = pa.chunked_array([pa.array(texts, pa.string())])
+    text = column.cast(pa.string())
+    length = pc.binary_length(text).cast(pa.string())
+    return pc.fill_null(pc.binary_join_element_wise(length, text, ":"), "~")
+
+
+def _unit_name(purpose: str, ids: pa.ChunkedArray, rows: NDArray[np.uint64]) -> str:
+    """A unit's name says what it is made of: its purpose and its rows, ordered by id."""
+    running = hashlib.sha256(purpose.encode())
+    for each in ids.to_pylist():
+        running.update(f"{len(each)}:{each}".encode())
+    running.update(rows.astype("<u8").tobytes())
+    return running.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ class WorkUnits:
     def __init__(self, folder: str, purpose: Mapping[str, Any], *, stage: str, id_column: str = "photo_id") -> None:
         """`purpose`: everything that decides the result (options, detector, ...), JSON-able. Refused if it changed."""
         self.folder, self.stage, self.id_column = folder, stage, id_column
-        self._purpose = json.dumps({"stage": stage, **purpose}, sort_keys=True, default=str)
+        self._purpose = json.dumps({"stage": stage, **purpose}, sort_keys=True)
         self._claim()
 
     def _claim(self) -> None:
@@ -142,10 +159,7 @@ class WorkUnits:
         units: list[str] = []
         for start in range(0, table.num_rows, size):
             part = table.slice(start, size)
-            running = hashlib.sha256(self._purpose.encode())
-            running.update("\0".join(part["id"].to_pylist()).encode())
-            running.update(part["row"].to_numpy().tobytes())
-            units += [running.hexdigest()[:16]] * part.num_rows
+            units += [_unit_name(self._purpose, part["id"], part["row"].to_numpy())] * part.num_rows
         planned = table.append_column("unit", pa.array(units, pa.string())).cast(_PLAN)
         try:
             with atomic_writer(join(self.folder, "units", f"plan-{number:06d}.parquet"), only_if_absent=True) as file:
@@ -158,14 +172,16 @@ class WorkUnits:
 
     def done(self) -> set[str]:
         """The names of the units that have their marker."""
-        return {name(entry.location).removesuffix(".json") for entry in _list(join(self.folder, "units", "done"))}
+        return {name(location).removesuffix(".json") for location in _markers(self.folder)}
 
-    def commit(self, unit: str, ids: pa.Array, outputs: Mapping[str, pa.Table], ledger: Ledger) -> Unit:
-        """Write what was made of a unit whose rows are `ids`, then its marker. Doing it twice changes nothing.
+    def commit(self, unit: str, rows: pa.Table, outputs: Mapping[str, pa.Table], ledger: Ledger) -> Unit:
+        """Write what was made of a unit whose input is `rows`, then its marker. Doing it twice changes nothing.
 
-        Every id must come out exactly once, over all outputs, and the ledger must balance: else nothing is written.
+        `rows` must be the unit's, all of them; every id must come out exactly once, over all outputs; the ledger must
+        balance: else nothing is written. Files are named by their content, so one that lost a race to the marker
+        cannot overwrite the winner's.
         """
-        self._check_complete(unit, ids, outputs, ledger.check())
+        self._check_complete(unit, rows, outputs, ledger.check())
         files = {kind: self._write(kind, unit, table) for kind, table in outputs.items()}
         marker = {
             "unit": unit,
@@ -174,31 +190,61 @@ class WorkUnits:
             "rows_out": ledger.rows_out,
             "rejects": dict(ledger.rejects),
         }
-        create_bytes(self._marker(unit), json.dumps(marker, indent=1).encode())
-        return Unit(unit, files, ledger)
+        if create_bytes(self._marker(unit), json.dumps(marker, indent=1).encode()):
+            return Unit(unit, files, ledger)
+        winner = _read_marker(self._marker(unit), self.stage)
+        for kind, file in files.items():
+            if file["name"] != winner.files.get(kind, {}).get("name"):
+                delete(join(self.folder, kind, str(file["name"])))
+        return winner
 
-    def _check_complete(self, unit: str, ids: pa.Array, outputs: Mapping[str, pa.Table], ledger: Ledger) -> None:
-        came = pa.chunked_array(
-            [pa.array([], pa.string()), *(chunk for t in outputs.values() for chunk in t[self.id_column].chunks)]
-        )
-        counted = {each["values"]: each["counts"] for each in pc.value_counts(came).to_pylist()}
-        wanted = set(ids.to_pylist())
-        wrong = [each for each in wanted if counted.get(each, 0) != 1] + [
-            each for each in counted if each not in wanted
-        ]
-        if wrong or ledger.rows_in != len(ids):
+    def _check_complete(self, unit: str, rows: pa.Table, outputs: Mapping[str, pa.Table], ledger: Ledger) -> None:
+        ordered = rows.take(pc.sort_indices(rows[self.id_column]))
+        if _unit_name(self._purpose, ordered[self.id_column], row_digests(ordered)) != unit:
             raise LedgerError(
-                f"{self.stage}: unit {unit} of {len(ids):,} rows came back with {len(came):,}; "
-                f"{len(wrong):,} ids are lost, doubled or foreign (such as {sorted(wrong)[:3]}). Please report this."
+                f"{self.stage}: these {rows.num_rows:,} rows are not those of unit {unit}. Please report this."
+            )
+        came = [each for table in outputs.values() for each in table[self.id_column].to_pylist()]
+        went = rows[self.id_column].to_pylist()
+        if sorted(came) != sorted(went) or ledger.rows_in != len(went):
+            wrong = sorted((Counter(came) - Counter(went)) + (Counter(went) - Counter(came)))[:3]
+            raise LedgerError(
+                f"{self.stage}: unit {unit}: {len(went):,} rows in, {len(came):,} out, ledger {ledger.rows_in:,}; "
+                f"lost, doubled or foreign ids such as {wrong}. Please report this."
             )
 
     def _write(self, kind: str, unit: str, table: pa.Table) -> dict[str, Any]:
-        with atomic_writer(join(self.folder, kind, f"{unit}.parquet")) as file:
-            write_parquet(file, [table], table.schema)
-            size = file.tell()
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        return {"name": f"{unit}.parquet", "rows": table.num_rows, "bytes": size, "sha256": sha256}
+        with tempfile.TemporaryFile() as made:
+            write_parquet(made, [table], table.schema)
+            size = made.tell()
+            made.seek(0)
+            sha256 = hashlib.file_digest(made, "sha256").hexdigest()
+            made.seek(0)
+            file_name = f"{unit}-{sha256[:8]}.parquet"
+            with atomic_writer(join(self.folder, kind, file_name)) as file:
+                shutil.copyfileobj(made, file, 1 << 20)
+        return {"name": file_name, "rows": table.num_rows, "bytes": size, "sha256": sha256}
+
+    def sweep(self) -> int:
+        """Delete files of finished units that their markers do not name: left by runs that were killed or lost a race.
+
+        After it, a plain listing of faces/*.parquet shows each row once. Returns how many were deleted.
+        """
+        named: dict[str, set[str]] = {}
+        done: set[str] = set()
+        for unit in self.committed():
+            done.add(unit.name)
+            for kind, file in unit.files.items():
+                named.setdefault(kind, set()).add(str(file["name"]))
+        stale = [
+            entry.location
+            for kind, names in named.items()
+            for entry in _list(join(self.folder, kind))
+            if name(entry.location) not in names and name(entry.location).partition("-")[0] in done
+        ]
+        for location in stale:
+            delete(location)
+        return len(stale)
 
     def _marker(self, unit: str) -> str:
         return join(self.folder, "units", "done", f"{unit}.json")
@@ -209,21 +255,32 @@ class WorkUnits:
         return committed(self.folder, self.stage)
 
     def ledger(self) -> Ledger:
-        """The sum over the committed units."""
-        return added(self.stage, [unit.ledger for unit in self.committed()]).check()
+        """The sum over the committed units, each of which must hold the rows that its plan gave it."""
+        planned = Counter(self._read_plans()[0]["unit"].to_pylist())
+        units = self.committed()
+        for unit in units:
+            if unit.ledger.rows_in != planned[unit.name]:
+                raise LedgerError(
+                    f"{self.stage}: unit {unit.name} counts {unit.ledger.rows_in:,} rows, "
+                    f"its plan {planned[unit.name]:,}. Please report this."
+                )
+        return added(self.stage, [unit.ledger for unit in units]).check()
 
 
 def committed(folder: str, stage: str = "") -> list[Unit]:
     """The marked units of an output folder, by name."""
-
-    def read(location: str) -> Unit:
-        found = json.loads(read_bytes(location))
-        ledger = Ledger(stage, found["rows_in"], found["rows_out"], found["rejects"])
-        return Unit(found["unit"], found["files"], ledger)
-
-    markers = sorted(entry.location for entry in _list(join(folder, "units", "done")))
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, markers))
+        return list(pool.map(lambda location: _read_marker(location, stage), _markers(folder)))
+
+
+def _read_marker(location: str, stage: str) -> Unit:
+    found = json.loads(read_bytes(location))
+    return Unit(found["unit"], found["files"], Ledger(stage, found["rows_in"], found["rows_out"], found["rejects"]))
+
+
+def _markers(folder: str) -> list[str]:
+    found = (entry.location for entry in _list(join(folder, "units", "done")))
+    return sorted(location for location in found if location.endswith(".json"))
 
 
 def read_units(folder: str, kind: str, columns: list[str] | None = None) -> Iterator[pa.Table]:

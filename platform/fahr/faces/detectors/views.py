@@ -20,7 +20,7 @@ class InputSize:
 
     def scale(self, photo: Pixels) -> float:
         longer = max(photo.shape[:2])
-        return min(max(1.0, self.min_side / longer), self.max_side / longer)
+        return float(min(max(1.0, self.min_side / longer), self.max_side / longer))
 
 
 @dataclass(frozen=True, eq=False)
