@@ -219,7 +219,9 @@ def portraits(count: int, rounds: int) -> None:
         ways[f"{name}, {WORKERS} workers of 1 thread"] = partial(in_workers, pools[name], paths)
     seconds = interleave(ways, rounds)
     for ours_name in [name for name in ways if name.startswith(("retinaface-mobile", "mtcnn"))]:
-        rivals = {name: value for name, value in seconds.items() if name == ours_name or name not in ("mtcnn, batched",)}
+        rivals = {
+            name: value for name, value in seconds.items() if name == ours_name or name not in ("mtcnn, batched",)
+        }
         table("JPEG to landmarks", rivals, ours_name, len(paths), "portraits")
     for pool in pools.values():
         pool.shutdown()

@@ -1,0 +1,32 @@
+"""The demo runs from nothing, goes on where it was stopped, and fails loudly when the science is broken."""
+
+import shutil
+
+import pytest
+
+from fahr.errors import Refused
+from jobs import demo
+
+
+def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
+    options = demo.Options(output=str(tmp_path / "demo"), subjects=250)
+    demo.main(options)
+    told = capsys.readouterr().out
+    assert "frailty, per SD" in told and "MISSED" not in told
+    assert (tmp_path / "demo" / "decoded" / "by_age.png").stat().st_size > 100_000
+    shutil.rmtree(tmp_path / "demo" / "decoded")  # as if it had been stopped there
+    demo.main(options)
+    told = capsys.readouterr().out
+    assert "people: here already" in told and "decode: rows_in" in told
+    monkeypatch.setattr(demo, "FRAILTY_LOG_HAZARD", -0.7)
+    with pytest.raises(RuntimeError, match="misses the planted truth"):
+        demo.main(options)
+    assert "MISSED" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_demo_and_a_bucket_are_refused(tmp_path):
+    (tmp_path / "demo.json").write_text('{"subjects": 3}')
+    with pytest.raises(Refused, match="other options"):
+        demo.main(demo.Options(output=str(tmp_path)))
+    with pytest.raises(Refused, match="local folder"):
+        demo.main(demo.Options(output="s3://bucket/demo"))
