@@ -1,10 +1,12 @@
 """What a RetinaFace network says about its anchors -> boxes, landmarks, scores. One way for every backbone.
 
-B photos of one size, N anchors, 15 numbers an anchor: face logit minus background logit, 4 of the box, 10 of the landmarks.
+B photos of one size, N anchors, C candidates, F faces. 15 numbers an anchor: face logit minus background logit, 4 of
+the box, 10 of the landmarks.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import log
 
 import numpy as np
@@ -38,12 +40,9 @@ class Found:
     landmarks_F52: Tensor
     scores_F: Tensor
 
-    def faces(self, scale: float = 1.0) -> list[Face]:
-        """`scale`: pixels of the photo for one pixel of the network's input."""
-        boxes = self.boxes_F4.numpy() * np.float32(scale)
-        landmarks = self.landmarks_F52.numpy() * np.float32(scale)
-        scores = self.scores_F.tolist()
-        return [Face(box, points, score) for box, points, score in zip(boxes, landmarks, scores, strict=True)]
+    def faces(self) -> list[Face]:
+        values = (self.boxes_F4.numpy(), self.landmarks_F52.numpy(), self.scores_F.tolist())
+        return [Face(box, points, score) for box, points, score in zip(*values, strict=True)]
 
 
 @lru_cache(maxsize=64)
@@ -110,7 +109,7 @@ def decode(rows_BN15: Tensor, anchors: Anchors, height: int, width: int, least_l
     scores = torch.sigmoid(rows[:, 0])
     ends = torch.searchsorted(photo_C.cpu(), torch.arange(len(rows_BN15) + 1)).tolist()
     found = []
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         kept = start + best_of_overlapping(boxes[start:end], scores[start:end], anchors)
         found.append(Found(boxes[kept], landmarks[kept], scores[kept]))
     return found
@@ -122,4 +121,5 @@ def best_of_overlapping(boxes_C4: Tensor, scores_C: Tensor, anchors: Anchors) ->
         boxes_C4 = boxes_C4 + torch.tensor([0.0, 0.0, 1.0, 1.0])
     # torchvision drops at more than the limit, we at the limit: pass the number just below it, in its own precision.
     limit = float(np.nextafter(np.float32(anchors.overlap), np.float32(0)))
-    return nms(boxes_C4, scores_C, limit)
+    kept: Tensor = nms(boxes_C4, scores_C, limit)
+    return kept

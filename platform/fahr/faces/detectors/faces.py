@@ -16,7 +16,7 @@ class Face:
     """Coordinates are pixels (x, y) of the array that was given; the centre of its first pixel is (0, 0).
 
     Landmarks are ordered as in the upright face, never by sorting x: the eye on the viewer's left, the other eye,
-    nose, the mouth corner on the viewer's left, the other. In a photo taken upside down the first eye lies on the right.
+    nose, the mouth corner on the viewer's left, the other. In a photo taken upside down the first eye is on the right.
     """
 
     box: Floats  # (4,) x1, y1, x2, y2
@@ -25,7 +25,7 @@ class Face:
 
 
 class Detector(Protocol):
-    """Many photos in, the faces of each out: best first, in pixels of that photo, the same whatever else is in the list."""
+    """Many photos in, the faces of each out: best first, in pixels of that photo, whatever else is in the list."""
 
     @property
     def name(self) -> str: ...
@@ -34,7 +34,7 @@ class Detector(Protocol):
 
 
 def given_face(landmarks: ArrayLike) -> Face:
-    """Ten numbers x, y, x, y, ... or (5, 2) -> a face with score 1. Its box is what detectors draw around such points."""
+    """Ten numbers x, y, x, y, ... or (5, 2) -> a face with score 1, in a box as detectors draw it around them."""
     points = np.asarray(landmarks, np.float32).reshape(5, 2)
     low, high = points.min(axis=0), points.max(axis=0)
     side = max(float((high - low).max()), 1.0)

@@ -1,5 +1,7 @@
 """Batch norms of a network at rest, folded into the convolutions before them: the same function, fewer passes."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -10,7 +12,7 @@ def fold_sequences(network: nn.Module) -> None:
     """Every convolution that a batch norm follows in a Sequential; in place."""
     for sequence in [each for each in network.modules() if isinstance(each, nn.Sequential)]:
         names = list(sequence._modules)
-        for first, second in zip(names[:-1], names[1:], strict=True):
+        for first, second in pairwise(names):
             fold_pair(sequence, first, second)
 
 

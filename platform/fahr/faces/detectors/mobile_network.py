@@ -4,6 +4,8 @@ A thin MobileNetV1, a feature pyramid of 64 channels at strides 8, 16 and 32, a 
 class, box and five landmarks at two anchors a cell. Names follow the published checkpoint, so that it loads strictly.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -133,7 +135,7 @@ class Network(nn.Module):
         published = Published().eval().requires_grad_(False)
         published.load_state_dict({name.removeprefix("module."): value for name, value in state.items()}, strict=True)
         fold_sequences(published)
-        groups = zip(published.ClassHead, published.BboxHead, published.LandmarkHead, strict=True)
+        groups: Any = zip(published.ClassHead, published.BboxHead, published.LandmarkHead, strict=True)
         self.heads = nn.ModuleList(
             fused_head(score.conv1x1, box.conv1x1, point.conv1x1, pairs=((0, 1), (2, 3)))
             for score, box, point in groups

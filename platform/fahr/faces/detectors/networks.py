@@ -39,7 +39,7 @@ class TorchNetwork:
     ) -> None:
         self.name, self.anchors, self.threshold, self.batch = name, anchors, threshold, batch
         self.device = torch.device(device)
-        self.exact = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.exact = network.to(self.device).to(memory_format=torch.channels_last)
         self.quick = _in_bf16(self.exact) if precision == "bf16" else None
         self.seen_twice = 0  # photos that bf16 was not sure about
 

@@ -1,7 +1,7 @@
 """`retinaface`: the network and the weights of the `retina-face` package (ResNet-50), run in batches.
 
-The package looks at one photo a call, with NumPy loops around the network. Here the same network gets photos of one size
-together, its batch norms folded, and anchors, decoding and overlap are tensors. Same faces, on CPU and CUDA.
+The package looks at one photo a call, with NumPy loops around the network. Here the same network gets photos of one
+size together, its batch norms folded, and anchors, decoding and overlap are tensors. Same faces, on CPU and CUDA.
 """
 
 import os

@@ -1,9 +1,9 @@
 """Any detector, at the size that suits it, and once more in another way for photos that it was not sure of.
 
-No face: looked for again as one that fills the frame (padded), then as one too small for it (twice as large). No face yet,
-or none with a score that upright faces have: in the photo turned three ways, and the best score of the four wins. Turning
-only where nothing was found would not do: detectors find most faces in photos on their side or upside down, with a fair
-score, and put the landmarks of an upright face on them (docs/log.md).
+No face: looked for again as one that fills the frame (padded), then as one too small for it (twice as large). No face
+yet, or none with a score that upright faces have: in the photo turned three ways, and the best score wins. Turning only
+where nothing was found would not do: detectors find most faces in photos on their side or upside down, with a fair score,
+and put the landmarks of an upright face on them.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Look = Callable[[Pixels], View]
 class Retrying:
     """The photos of one call may have any sizes.
 
-    `upright_score`: from here on a face is taken for upright without looking at the photo turned. `retry` False: one look.
+    `upright_score`: from here on a face is taken for upright without turning the photo. `retry` False: one look.
     """
 
     def __init__(self, detector: Detector, size: InputSize, *, upright_score: float, retry: bool = True) -> None:
@@ -57,7 +57,7 @@ class Retrying:
     def _improve(
         self, found: list[list[Face]], photos: Sequence[Pixels], looks: Sequence[Look], enough: float = 0.0
     ) -> None:
-        """`found`, in place: for photos without a face, or with none above `enough`, the best of what the looks show."""
+        """`found`, in place: for photos without a face, or with none above `enough`, the best that the looks show."""
         poor = [number for number, faces in enumerate(found) if not faces or faces[0].score < enough]
         if not poor:
             return

@@ -10,6 +10,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -127,7 +128,7 @@ def _remedies(weights: Weights, tried: list[str]) -> str:
     return (
         f"The weights of the detector {weights.detector} are not to be had.{places}\n"
         f"Do one of three things: download {weights.urls[0]} to {weights.cached()} ; or set {VARIABLE} to a folder or "
-        f"an s3:// URI that holds it as {weights.file} ; or choose --detector mtcnn, whose weights come with its package."
+        f"an s3:// URI that holds it as {weights.file} ; or choose --detector mtcnn, whose weights its package holds."
     )
 
 
@@ -156,8 +157,6 @@ def _keep(cached: str, loaded: Loaded, weights: Weights) -> None:
         if weights.sha256 is None:
             store.write_bytes(f"{cached}.sha256", f"{loaded.sha256}  {weights.file}\n".encode())
     except (OSError, store.Denied, store.Missing) as error:
-        import warnings
-
         warnings.warn(f"{cached} could not be written, so it is downloaded every time: {error}", stacklevel=3)
 
 
