@@ -14,9 +14,9 @@ from fahr.faces.detectors.views import InputSize
 __all__ = ["DETECTORS", "Detector", "Face", "InputSize", "create_detector", "given_face"]
 
 DETECTORS = ("retinaface", "retinaface-mobile", "mtcnn", "yunet", "given")
-# Faces of a sixteenth of the longer side and more are found at the first look; the second finds those of half that size.
+# Faces of a sixteenth of the longer side and more are found at the first look; the second finds half that size.
 # Enlarging a small photo adds nothing to it, but landmarks of these two gain: against those of the mirrored photo,
-# YuNet's eyes are off by 9.5 % of the eye distance at 250 px and 3.4 % at 640, MTCNN's by 5.6 % at 250 px, 4.2 % at 400.
+# YuNet's eyes are off by 9.5 % of the eye distance at 250 px and 3.4 % at 640, MTCNN's by 5.6 % and 4.2 % at 400.
 SIZES = {"yunet": InputSize(max_side=640, min_side=640), "mtcnn": InputSize(max_side=640, min_side=400)}
 # Above all scores of portraits turned by 90, 180 or 270 degrees, below those of the same portraits upright.
 # The weights of `retinaface` were not at hand: its number is a guess on the side of looking more often.

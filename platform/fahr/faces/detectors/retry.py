@@ -2,7 +2,7 @@
 
 No face: looked for again as one that fills the frame (padded), then as one too small for it (twice as large). No face
 yet, or none with a score that upright faces have: in the photo turned three ways, and the best score wins. Turning only
-where nothing was found would not do: detectors find most faces in photos on their side or upside down, with a fair score,
+where nothing was found would not do: detectors find most faces in photos on their side, with a fair score,
 and put the landmarks of an upright face on them.
 """
 
