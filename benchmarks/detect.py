@@ -11,6 +11,7 @@ python benchmarks/detect.py [PORTRAITS]
 """
 
 import copy
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -225,7 +226,9 @@ def portraits(count: int, rounds: int) -> None:
         except Refused as error:
             print(f"skipped: {error}")
             continue
-        pools[name] = ProcessPoolExecutor(WORKERS, initializer=start_worker, initargs=(name,))
+        # Forked, a worker would wait for ever for the threads that OpenCV and torch had in this process.
+        context = multiprocessing.get_context("spawn")
+        pools[name] = ProcessPoolExecutor(WORKERS, context, start_worker, (name,))
         found = in_workers(pools[name], paths)
         print(f"{name}: exactly one face in {sum(len(faces) == 1 for faces in found)} of {len(paths)} portraits")
         ways[f"{name}, {WORKERS} workers of 1 thread"] = partial(in_workers, pools[name], paths)
