@@ -83,7 +83,15 @@ def submit(head, *line: str, **more: str) -> subprocess.CompletedProcess[str]:
         str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", ".",
         "--runtime-env", "cluster/runtime-env.yaml", "--", "python", *line,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, env={**environment, **more}, capture_output=True, text=True, timeout=420)
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            command, cwd=ROOT, env={**environment, **more}, capture_output=True, text=True, timeout=420
+        )
+        # The dashboard answers before the node's agent has registered with it.
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def test_align_runs_as_a_submitted_job(head, tmp_path):
