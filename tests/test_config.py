@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fahr.config import JobOptions, Location, Options, option, read_options
+from fahr.config import JobOptions, Location, Options, every_option, option, read_options
 from fahr.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,12 +193,13 @@ def test_help_explains_every_option_of_every_job(job, capsys):
         read_options(options, ["--help"], program=job)
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name, info in options.model_fields.items():
-        assert "--" + name.replace("_", "-") in text
-        assert len(info.description or "") > 10, name
+    for path, info in every_option(options):
+        flag = "--" + ".".join(path).replace("_", "-")
+        assert flag in text
+        assert len(info.description or "") > 10, flag
         numeric = info.annotation in (int, float, int | None, float | None)
-        assert not numeric or info.json_schema_extra["unit"], f"{name} is a number without a unit"
-        assert info.is_required() or info.default is not None or info.json_schema_extra["off"], f"{name}: no off-value"
+        assert not numeric or info.json_schema_extra["unit"], f"{flag} is a number without a unit"
+        assert info.is_required() or info.default is not None or info.json_schema_extra["off"], f"{flag}: no off-value"
 
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:

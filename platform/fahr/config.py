@@ -145,12 +145,12 @@ def _variable(path: Sequence[str]) -> str:
     return PREFIX + "__".join(path).upper()
 
 
-def _names(options: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], FieldInfo]]:
+def every_option(options: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], FieldInfo]]:
     """Every option with its path, nested ones included."""
     found: list[tuple[tuple[str, ...], FieldInfo]] = []
     for name, info in options.model_fields.items():
         nested = nested_options(info)
-        found += _names(nested, (*path, name)) if nested else [((*path, name), info)]
+        found += every_option(nested, (*path, name)) if nested else [((*path, name), info)]
     return found
 
 
@@ -218,7 +218,7 @@ def _from_flags(options: type[BaseModel], arguments: list[str], program: str) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.known = [_flag(path) for path, _ in _names(options)]
+    parser.known = [_flag(path) for path, _ in every_option(options)]
     try:
         source = _Flags(
             _settings(options),
@@ -238,7 +238,7 @@ def _from_flags(options: type[BaseModel], arguments: list[str], program: str) ->
 
 def _spread(options: type[BaseModel], arguments: list[str]) -> list[str]:
     """`--models a b` as `--models a --models b`: argparse would take `b` for a stray word."""
-    lists = {_flag(path) for path, info in _names(options) if _is_list(info)}
+    lists = {_flag(path) for path, info in every_option(options) if _is_list(info)}
     spread: list[str] = []
     current = ""
     for word in arguments:
@@ -264,7 +264,7 @@ class _Variables(EnvSettingsSource):
 
 
 def _from_variables(options: type[BaseModel]) -> dict[str, Any]:
-    known = {_variable(path) for path, _ in _names(options)}
+    known = {_variable(path) for path, _ in every_option(options)}
     known |= {_variable((name,)) for name in options.model_fields}
     unknown = [each for each in os.environ if each.upper().startswith(PREFIX) and each.upper() not in known | RESERVED]
     if unknown:
@@ -340,7 +340,7 @@ def _tell(problem: Any, sources: Sequence[Any], options: type[BaseModel]) -> str
     if problem["type"] == "missing":
         return f"{_flag(path)}: required, and given neither as a flag, nor as {_variable(path)}, nor in --config."
     origin = next((shown(path) for values, shown in sources if _holds(values, path)), _flag(path) or "options")
-    info = next((info for known, info in _names(options) if list(known) == path), None)
+    info = next((info for known, info in every_option(options) if list(known) == path), None)
     unit = _note(info, "unit", "") if info else ""
     return f"{origin} = {problem['input']!r}: {rule.rstrip('.')}{f' (unit: {unit})' if unit else ''}."
 

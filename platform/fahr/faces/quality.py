@@ -10,6 +10,7 @@ direction by quicker means than OFIQ's networks: compare them among photos, not 
 
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -241,29 +242,34 @@ REMEDIES = {
 }
 
 
+def _least(default: float) -> Any:
+    notes: dict[str, Any] = {"unit": "of 100", "off": "0"}
+    return Field(default, ge=0, le=100, description="least value that is let through", json_schema_extra=notes)
+
+
 class QualityGate(BaseModel, frozen=True, extra="forbid"):
     """The least of each component that is let through; 0 lets everything through. Named as in `Quality`.
 
     The defaults stop only what nobody could read: all 824 real portraits pass, none within 1.4 times a threshold.
     """
 
-    Sharpness: float = Field(12, ge=0, le=100)
-    UnderExposurePrevention: float = Field(10, ge=0, le=100)
-    OverExposurePrevention: float = Field(10, ge=0, le=100)
-    DynamicRange: float = Field(45, ge=0, le=100)
-    IlluminationUniformity: float = Field(0, ge=0, le=100)
-    CompressionArtifacts: float = Field(25, ge=0, le=100)
-    NaturalColour: float = Field(0, ge=0, le=100)
-    SingleFacePresent: float = Field(0, ge=0, le=100)
-    InterEyeDistance: float = Field(5, ge=0, le=100)
-    HeadSize: float = Field(0, ge=0, le=100)
-    LeftwardCropOfTheFaceImage: float = Field(5, ge=0, le=100)
-    RightwardCropOfTheFaceImage: float = Field(5, ge=0, le=100)
-    MarginAboveOfTheFaceImage: float = Field(5, ge=0, le=100)
-    MarginBelowOfTheFaceImage: float = Field(18, ge=0, le=100)
-    HeadPoseYaw: float = Field(25, ge=0, le=100)
-    HeadPosePitch: float = Field(0, ge=0, le=100)
-    HeadPoseRoll: float = Field(0, ge=0, le=100)
+    Sharpness: float = _least(12)
+    UnderExposurePrevention: float = _least(10)
+    OverExposurePrevention: float = _least(10)
+    DynamicRange: float = _least(45)
+    IlluminationUniformity: float = _least(0)
+    CompressionArtifacts: float = _least(25)
+    NaturalColour: float = _least(0)
+    SingleFacePresent: float = _least(0)
+    InterEyeDistance: float = _least(5)
+    HeadSize: float = _least(0)
+    LeftwardCropOfTheFaceImage: float = _least(5)
+    RightwardCropOfTheFaceImage: float = _least(5)
+    MarginAboveOfTheFaceImage: float = _least(5)
+    MarginBelowOfTheFaceImage: float = _least(18)
+    HeadPoseYaw: float = _least(25)
+    HeadPosePitch: float = _least(0)
+    HeadPoseRoll: float = _least(0)
 
     def reject(self, quality: Quality) -> str | None:
         """The component that falls shortest, value, threshold and remedy in a sentence; None: let through."""
