@@ -91,7 +91,7 @@ def crowd() -> Crowd:
 
 def weights(name: str) -> Path:
     if not (WEIGHTS / name).is_file():
-        pytest.skip(f"{WEIGHTS / name} is not there: set WEIGHTS to the folder that holds {name}")
+        pytest.skip("the detector weights are not here (set WEIGHTS to their folder)")
     return WEIGHTS / name
 
 
@@ -143,7 +143,7 @@ def test_the_tests_own_retinaface_finds_one_face_in_real_portraits() -> None:
     model = load(weights("retinaface_mobilenet025.pth"))
     portraits = sorted(PORTRAITS.glob("*.jpg"))[:25]
     if not portraits:
-        pytest.skip(f"no portraits in {PORTRAITS}")
+        pytest.skip("the real portraits are not here (set PORTRAITS to their folder)")
     photos = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in portraits]
     assert [len(detect(model, [photo])[0]) for photo in photos] == [1] * len(photos)
 
