@@ -36,6 +36,8 @@ def head(tmp_path_factory):
         str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4",
         "--object-store-memory=200000000", "--disable-usage-stats",
+        # The agent that takes submissions has a fixed port, which another Ray on this machine holds.
+        f"--dashboard-agent-listen-port={_free_port()}", f"--ray-client-server-port={_free_port()}",
     ]  # fmt: skip
     log = (session / "head.log").open("w")
     node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
