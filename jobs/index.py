@@ -286,6 +286,11 @@ class Labels:
                 f"{location}: has no column {options.labels_key!r}.{nearest(options.labels_key, names)} "
                 "Name the one that identifies photo or person with --labels-key."
             )
+        if options.labels_key != "photo_id" and mapping.columns.get("photo_id", "photo_id") in names:
+            raise Refused(
+                f"{location}: --labels-key is {options.labels_key!r}, and it has a photo_id too, which the index "
+                "makes from the photo's path. Rename that column, or match by it with --labels-key photo_id."
+            )
         if options.match == "subject" and "subject_id" not in (options.pattern or ""):
             raise Refused("--match subject needs a --pattern with (?P<subject_id>...): where else would it be?")
         # The key stands in for the two columns that a table of labels does not have: every rule is then checked with

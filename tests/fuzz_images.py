@@ -206,6 +206,12 @@ def outcome(data: bytes, shortest_side: int | None) -> str:
     return "photo"
 
 
+def peak_kib() -> int:
+    """Of this process alone: getrusage's ru_maxrss is inherited from the process that started it."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+
+
 def child(seed: int, start: int, stop: int) -> None:
     """A line for each file: index, kind, outcome, milliseconds, resident memory above the start in MiB."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -217,13 +223,13 @@ def child(seed: int, start: int, stop: int) -> None:
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + ADDRESS_SPACE_MIB * 2**20,) * 2)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak_kib()
     for index in range(start, stop):
         kind, data, shortest_side = mutated(kinds, seed, index)
         began = time.perf_counter()
         end = outcome(data, shortest_side)
         took = (time.perf_counter() - began) * 1000
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024
+        grown = (peak_kib() - base) // 1024
         print(index, kind, end, f"{took:.1f}", grown, flush=True)
         if grown > RESIDENT_MIB:
             return  # the parent starts a fresh one: the maximum never falls again

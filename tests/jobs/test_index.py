@@ -131,6 +131,8 @@ def test_wrong_joins_are_refused(tmp_path):
     refused(tmp_path, "no column 'photo'.*'photo_id'", labels=str(labels), labels_key="photo")
     refused(tmp_path, "--pattern with", labels=str(labels), match="subject")
     refused(tmp_path, "both give age", labels=str(labels), match="name", pattern="(?P<age>.*)")
+    labels.write_text("photo_id,FileID,age\n7,1,50\n")
+    refused(tmp_path, "--labels-key is 'FileID', and it has a photo_id too", labels=str(labels), labels_key="FileID")
     labels.write_text("photo_id,age\na/1.jpg,50\na/1.jpg,51\n")
     refused(tmp_path, "unique", labels=str(labels))
 

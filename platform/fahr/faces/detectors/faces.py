@@ -1,6 +1,7 @@
 """What a detector finds, and what a detector is."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,17 @@ class Detector(Protocol):
     def name(self) -> str: ...
 
     def detect(self, photos: Sequence[Pixels]) -> list[list[Face]]: ...
+
+
+def equal_batches(photos: Sequence[Pixels], most: int) -> Iterator[tuple[list[int], Pixels]]:
+    """Which photos, and their (B, height, width, 3): never padded, since padding would move what a network finds."""
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, photo in enumerate(photos):
+        by_size[photo.shape].append(number)
+    for numbers in by_size.values():
+        for start in range(0, len(numbers), most):
+            some = numbers[start : start + most]
+            yield some, np.stack([photos[number] for number in some])
 
 
 def given_face(landmarks: ArrayLike) -> Face:

@@ -5,7 +5,6 @@ through the third, which also gives the landmarks. The networks are the package'
 published algorithm, over many photos at once: the package cuts out and resizes one candidate after the other.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from fahr.faces.detectors.faces import Detector, Face, Pixels, best_first
+from fahr.faces.detectors.faces import Detector, Face, Pixels, best_first, equal_batches
 
 NAME = "mtcnn"
 MIN_FACE_PX = 20  # this and the next two are the package's defaults, and FaceAge's
@@ -51,15 +50,9 @@ class Mtcnn:
 
     @torch.inference_mode()
     def detect(self, photos: Sequence[Pixels]) -> list[list[Face]]:
-        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, photo in enumerate(photos):
-            by_size[photo.shape].append(number)
         found: dict[int, list[Face]] = {}
-        for numbers in by_size.values():
-            for start in range(0, len(numbers), self.batch):
-                some = numbers[start : start + self.batch]
-                faces = self._detect_equal(np.stack([photos[number] for number in some]))
-                found |= dict(zip(some, faces, strict=True))
+        for numbers, equal in equal_batches(photos, self.batch):
+            found |= dict(zip(numbers, self._detect_equal(equal), strict=True))
         return [found[number] for number in range(len(photos))]
 
     def _detect_equal(self, photos: Pixels) -> list[list[Face]]:

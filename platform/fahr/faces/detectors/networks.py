@@ -5,19 +5,17 @@ photo's faces do not depend on its neighbours.
 """
 
 import copy
-from collections import defaultdict
 from collections.abc import Sequence
 from math import exp
 from typing import Literal
 
 import cv2
-import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from fahr.faces.detectors.decoding import Anchors, Found, Head, decode, join_levels, logit
-from fahr.faces.detectors.faces import Face, Pixels
+from fahr.faces.detectors.faces import Face, Pixels, equal_batches
 
 Precision = Literal["fp32", "bf16"]
 DOUBTFUL = 0.5  # logits: a bf16 score this near to the threshold is looked at again in fp32
@@ -45,15 +43,9 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def detect(self, photos: Sequence[Pixels]) -> list[list[Face]]:
-        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for number, photo in enumerate(photos):
-            by_size[photo.shape].append(number)
         found: dict[int, list[Face]] = {}
-        for numbers in by_size.values():
-            for start in range(0, len(numbers), self.batch):
-                some = numbers[start : start + self.batch]
-                results = self._detect_equal(np.stack([photos[number] for number in some]))
-                found |= {number: result.faces() for number, result in zip(some, results, strict=True)}
+        for numbers, equal in equal_batches(photos, self.batch):
+            found |= {number: each.faces() for number, each in zip(numbers, self._detect_equal(equal), strict=True)}
         return [found[number] for number in range(len(photos))]
 
     def _detect_equal(self, photos: Pixels) -> list[Found]:
