@@ -4,6 +4,7 @@ A laptop's Ray is started with as many logical CPUs as cores, four at least: Ray
 pool that takes the last one waits for ever, in silence.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ def connect() -> None:
     """Join the cluster that RAY_ADDRESS names (a submitted job has it set), or start one here. Twice is once."""
     context = DataContext.get_current()
     context.enable_progress_bars = False  # ours tell photos, not blocks
+    # Plans and versions of Ray's own pages are news to nobody here; what goes wrong still is told.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context.max_errored_blocks = 0  # above 0 whole blocks vanish and the job says ok
     if ray.is_initialized():
         return

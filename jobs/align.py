@@ -79,12 +79,12 @@ class AlignUnit:
     def __call__(self, block: pa.Table) -> pa.Table:
         unit = block["unit"][0].as_py()
         rows = block.drop_columns("unit")
-        started = time.monotonic()
+        started = time.time()
         made = align_rows(rows, self.aligner, batch=self.options.batch, face_format=self.options.face_format)
         outputs = {"faces": made.faces, "rejects": made.rejects}
         self.units.commit(unit, rows, outputs, made.ledger())
         return pa.table(
-            {"rows": [rows.num_rows], "faces": [made.faces.num_rows], "seconds": [time.monotonic() - started]}
+            {"rows": [rows.num_rows], "faces": [made.faces.num_rows], "started": [started], "ended": [time.time()]}
         )
 
 
@@ -106,7 +106,7 @@ def _units(options: Options) -> store.WorkUnits:
 
 def main(options: Options) -> store.Ledger:
     """Plan the units, run those without a marker, account for every row."""
-    started = time.monotonic()
+    started = time.time()
     table = read_manifest(options.manifest, options.mapping)
     _cluster.connect()
     pool = _cluster.Pool(
@@ -128,11 +128,16 @@ def main(options: Options) -> store.Ledger:
     if done_before:
         print(f"align: {done_before:,} of {table.num_rows:,} photos were done before")
     if blocks:
-        _run(blocks, options, pool)
+        first, last = _run(blocks, options, pool)
+        rows = table.num_rows - done_before
+        print(
+            f"align: ready after {first - started:.0f} s, then {rows:,} photos in {last - first:.1f} s, "
+            f"{rows / max(last - first, 1e-9):,.0f} photos/s"
+        )
     units.sweep()
     ledger = _account(options, units, table.num_rows)
     _pictures(options, ledger)
-    print(ledger.line(time.monotonic() - started if not done_before else None, "photos"))
+    print(ledger.line())
     return ledger
 
 
@@ -151,8 +156,11 @@ def _todo(table: pa.Table, units: store.WorkUnits, rows_per_unit: int) -> list[p
     return [todo.slice(start, stop - start) for start, stop in itertools.pairwise(edges)]
 
 
-def _run(blocks: list[pa.Table], options: Options, pool: _cluster.Pool) -> None:
-    """One block, one task, one unit. The pool is fixed: a growing one starts at one actor and climbs for minutes."""
+def _run(blocks: list[pa.Table], options: Options, pool: _cluster.Pool) -> tuple[float, float]:
+    """One block, one task, one unit. When the first unit started and the last ended, seconds since 1970.
+
+    The pool is fixed: a growing one starts at one actor and climbs for minutes.
+    """
     plan = ray.data.from_arrow(blocks).map_batches(
         AlignUnit,
         fn_constructor_args=(options,),
@@ -163,12 +171,15 @@ def _run(blocks: list[pa.Table], options: Options, pool: _cluster.Pool) -> None:
         num_gpus=pool.gpus or None,
         memory=pool.memory,
     )
-    rejects = 0
+    rejects, first, last = 0, float("inf"), 0.0
     with progress(sum(block.num_rows for block in blocks), "photos", "align") as bar:
         for made in plan.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            first, last = min(first, pc.min(made["started"]).as_py()), max(last, pc.max(made["ended"]).as_py())
+            bar.start_t = first  # its rate and time left are of the work, not of Ray and models starting
             rejects += pc.sum(made["rows"]).as_py() - pc.sum(made["faces"]).as_py()
             bar.set_postfix_str(f"{rejects:,} rejects")
             bar.update(pc.sum(made["rows"]).as_py())
+    return first, last
 
 
 def _account(options: Options, units: store.WorkUnits, rows: int) -> store.Ledger:

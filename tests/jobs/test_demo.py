@@ -8,16 +8,17 @@ from fahr.errors import Refused
 from jobs import demo
 
 
+@pytest.mark.usefixtures("cluster")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
     options = demo.Options(output=str(tmp_path / "demo"), subjects=250)
     demo.main(options)
     told = capsys.readouterr().out
     assert "frailty, per SD" in told and "MISSED" not in told
-    assert (tmp_path / "demo" / "decoded" / "by_age.png").stat().st_size > 100_000
-    shutil.rmtree(tmp_path / "demo" / "decoded")  # as if it had been stopped there
+    assert (tmp_path / "demo" / "aligned" / "figures" / "by_age.png").stat().st_size > 100_000
+    shutil.rmtree(tmp_path / "demo" / "manifest")  # as if it had been stopped there
     demo.main(options)
     told = capsys.readouterr().out
-    assert "people: here already" in told and "decode: rows_in" in told
+    assert "people: here already" in told and "index: rows_in" in told and "aligned: here already" in told
     monkeypatch.setattr(demo, "FRAILTY_LOG_HAZARD", -0.7)
     with pytest.raises(RuntimeError, match="misses the planted truth"):
         demo.main(options)
