@@ -177,7 +177,7 @@ def _run(blocks: list[pa.Table], options: Options, pool: _cluster.Pool) -> tuple
             first, last = min(first, pc.min(made["started"]).as_py()), max(last, pc.max(made["ended"]).as_py())
             bar.start_t = first  # its rate and time left are of the work, not of Ray and models starting
             rejects += pc.sum(made["rows"]).as_py() - pc.sum(made["faces"]).as_py()
-            bar.set_postfix_str(f"{rejects:,} rejects")
+            bar.set_postfix_str(f"{rejects:,} rejects", refresh=False)
             bar.update(pc.sum(made["rows"]).as_py())
     return first, last
 
