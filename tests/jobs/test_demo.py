@@ -15,6 +15,8 @@ def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp
     told = capsys.readouterr().out
     assert "frailty, per SD" in told and "MISSED" not in told
     assert (tmp_path / "demo" / "aligned" / "figures" / "by_age.png").stat().st_size > 100_000
+    assert (tmp_path / "demo" / "model" / "reconstructions.png").stat().st_size > 50_000
+    assert "dB nearer to the truth" in told
     shutil.rmtree(tmp_path / "demo" / "manifest")  # as if it had been stopped there
     demo.main(options)
     told = capsys.readouterr().out

@@ -1,0 +1,167 @@
+"""What a checkpoint knows about itself: `config.json`, typed.
+
+Whatever is not known is null, and the answer that would need it says so instead of guessing.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    JsonValue,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from fahr.errors import Refused, nearest
+from fahr.models.architecture import Architecture
+from fahr.models.mae import MaeOptions
+from fahr.models.normalization import IMAGENET_MEAN, IMAGENET_STD
+
+FORMAT: Literal[1] = 1
+Triple = tuple[float, float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Normalization(_Part):
+    """(value / 255 - mean) / std, for red, green and blue."""
+
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _positive(self) -> "Normalization":
+        if min(self.std) <= 0:
+            raise ValueError(f"std {self.std}: must be above 0")
+        return self
+
+
+class Interval(_Part):
+    """A value and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Interval":
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"{self.low}, {self.value}, {self.high}: low <= value <= high must hold")
+        return self
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if any(later < earlier for earlier, later in pairwise(values)):
+        raise ValueError("must ascend")
+    return values
+
+
+def _counted(strata: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    if without := [name for name, stratum in strata.items() if stratum.get("n", 0) < 1]:
+        raise ValueError(f"stratum {without[0]!r} does not say how many faces (n) it was fitted on")
+    return strata
+
+
+ArchitectureField = Annotated[
+    InstanceOf[Architecture],
+    BeforeValidator(lambda found: Architecture.from_json(found) if isinstance(found, Mapping) else found),
+    PlainSerializer(Architecture.to_json),
+]
+
+
+class CheckpointConfig(_Part):
+    """Every key is written, null where unknown."""
+
+    format: Literal[1] = FORMAT
+    architecture: ArchitectureField
+    task: Literal["mae", "age", "survival"]
+    input_size: int  # pixels a side
+    layer_norm_eps: float = Field(1e-6, gt=0)  # 1e-12 in networks of Transformers, which shows in the fifth digit
+    mae_options: MaeOptions | None = None  # of task `mae`: how the pixels that it predicts are to be read
+
+    # What a face must look like before the model reads it.
+    convention: str = "arcface112"  # the crop template, one of fahr.faces.alignment.CONVENTIONS
+    normalization: Normalization = Normalization()
+    colour_order: Literal["RGB"] = "RGB"
+    detector: str | None = None
+
+    # Where it comes from.
+    digest: str | None = None  # `sha256:...` of the weights' file; None: these weights are in no file
+    parent_checkpoint: str | None = None  # digest of what training started from
+    data_digest: str | None = None
+    code_version: str | None = None
+    origin: str | None = None  # where the weights of somebody else were found
+    assumed: tuple[str, ...] = ()  # keys that somebody else's file does not tell and that we took for granted
+
+    # What was measured, and what one request needs.
+    label_stats: dict[str, float] | None = None  # of the training labels: n, mean, sd, min, max; years
+    metrics: dict[str, JsonValue] | None = None
+    bias_correction: dict[str, float] | None = None
+    conformal: Annotated[dict[str, dict[str, float]], AfterValidator(_counted)] | None = None  # per stratum, with n
+    risk_mean: float | None = None
+    risk_sd: float | None = Field(None, gt=0)
+    risk_percentiles: Annotated[tuple[float, ...], AfterValidator(_ascending)] | None = None
+    quartile_cuts: Annotated[Triple, AfterValidator(_ascending)] | None = None
+    repeatability_sd_years: Interval | None = None
+    aging_rate_prior: dict[Literal["short", "mid", "long"], dict[str, float]] | None = None
+    ood: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "CheckpointConfig":
+        shape = self.architecture
+        for key, value, wanted in (("task", self.task, shape.task), ("input_size", self.input_size, shape.size)):
+            if value != wanted:
+                raise ValueError(f"{key} {value!r} contradicts the architecture, which has {wanted!r}")
+        if self.mae_options is not None and self.task != "mae":
+            raise ValueError(f"mae_options belong to task 'mae', not to {self.task!r}")
+        return self
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+
+
+KEYS = tuple(CheckpointConfig.model_fields)
+
+
+def make_config(values: Mapping[str, Any], place: str) -> CheckpointConfig:
+    """Refused with `place` and every broken rule in one message."""
+    if unknown := [str(key) for key in values if key not in KEYS]:
+        raise Refused(f"{place}: unknown key {unknown[0]!r}; known are {', '.join(KEYS)}.{nearest(unknown[0], KEYS)}")
+    try:
+        return CheckpointConfig.model_validate(dict(values))
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'as a whole'}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors()
+        )
+        raise Refused(f"{place}: {told}. Correct it, or save the checkpoint again.") from error
+
+
+def read_config(data: bytes, place: str) -> CheckpointConfig:
+    """`config.json` of our own making."""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise Refused(
+            f"{place}: is not JSON ({error}): cut short, or another file. Restore it, or save the checkpoint again."
+        ) from error
+    version = found.get("format") if isinstance(found, dict) else None
+    if version is None:
+        raise Refused(
+            f"{place}: has no key 'format', so this folder is not one of our checkpoints. To open weights of another "
+            "project, name their file (.pth, .pt, .bin or .safetensors), not the folder."
+        )
+    if version != FORMAT:
+        raise Refused(f"{place}: is in format {version!r}; this version reads {FORMAT}. Use the version that wrote it.")
+    return make_config(found, place)

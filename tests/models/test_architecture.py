@@ -1,0 +1,88 @@
+"""Shapes: written down and read back, and refused in a sentence where they can't be built."""
+
+import json
+from typing import Any
+
+import pytest
+
+from fahr.errors import Refused
+from fahr.models import Architecture, Decoder, MaeOptions, MaskedAutoencoder, Predictor, build, create
+from fahr.models.architecture import SIZES, TASKS
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", SIZES)
+def test_json_and_back(name: str, task: str) -> None:
+    shape = Architecture.named(name, patch=8, task=task)
+    assert Architecture.from_json(json.loads(json.dumps(shape.to_json()))) == shape
+    assert shape.num_patches == 196 and shape.grid == 14
+
+
+def test_create_makes_what_was_asked_for() -> None:
+    decoder = Decoder(64, 2, 4)
+    model = create("vit_tiny", patch=14, size=56, decoder=decoder)
+    assert isinstance(model, MaskedAutoencoder) and model.training
+    assert model.architecture == Architecture("vit_tiny", 192, 12, 3, 14, 56, "mae", 4.0, decoder)
+    assert create("vit_tiny").architecture.decoder == Decoder(512, 8, 16)
+    for task in ("age", "survival"):
+        assert isinstance(create("vit_tiny", task=task), Predictor)
+    assert build(model.architecture).state_dict().keys() == model.state_dict().keys()
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    return {**Architecture.named("vit_tiny").to_json(), **values}
+
+
+GOOD = Architecture.named("vit_tiny").to_json()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (changed(widht=3), r"unknown key 'widht'; known are .*Did you mean 'width'\?"),
+        ({key: value for key, value in GOOD.items() if key != "depth"}, r"lacks depth\. Every key is needed"),
+        (changed(decoder={"width": 8}), r"decoder: lacks depth, num_heads"),
+        (changed(decoder={"width": 8, "depth": 1, "num_heads": 1, "x": 1}), r"decoder: unknown key 'x'"),
+        (changed(decoder=512), r"decoder 512: must be a mapping"),
+        (changed(decoder=None), r"task 'mae' has none of the decoders: task 'mae' needs a decoder"),
+        (changed(task="age"), r"task 'age' has one of the decoders"),
+        (changed(width="192"), r"width '192': must be a whole number of at least 1"),
+        (changed(depth=0), r"depth 0: must be"),
+        (changed(depth=True), r"depth True: must be"),
+        (changed(width=100, num_heads=3), r"width 100 must be a multiple of its 3 heads"),
+        (changed(width=90, num_heads=3), r"width 90 must be a multiple of 4"),
+        (changed(mlp_ratio=0), r"mlp_ratio 0: must be a number above 0"),
+        ([], r"architecture \[\]: must be a mapping"),
+    ],
+)
+def test_bad_architectures_are_refused_with_the_reason(found: Any, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        Architecture.from_json(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch": 15}, r"patch 15: does not divide the size of 112 px\. .*\(such as 14\), or a size of 105 or 120 px"),
+        ({"patch": 113}, r"patch 113: .*\(such as 112\), or a size of 113 or 226 px"),
+        ({"patch": 2, "size": 1}, r"\(such as 1\), or a size of 2 or 4 px"),
+        ({"patch": 0}, r"patch 0: must be a whole number"),
+        ({"size": 112.0}, r"size 112\.0: must be a whole number"),
+        ({"task": "ages"}, r"task 'ages': not one of mae, age, survival\. Did you mean 'age'\?"),
+        ({"task": "age", "decoder": Decoder()}, r"no other may"),
+        ({"task": "age", "options": MaeOptions()}, r"task 'age': takes no masking options"),
+    ],
+)
+def test_create_refuses_what_cannot_be_built(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        create("vit_base", **options)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(Refused, match=r"model 'vit_bsae': not one of vit_tiny, .*Did you mean 'vit_base'\?"):
+        create("vit_bsae")
+
+
+def test_a_remedy_for_the_patch_works() -> None:
+    for patch, size in ((14, 112), (15, 105), (15, 120), (112, 112), (113, 226), (1, 1), (2, 2)):
+        assert Architecture.named("vit_tiny", patch=patch, size=size).grid >= 1
