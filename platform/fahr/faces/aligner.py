@@ -149,10 +149,15 @@ class Aligner:
     def _finish(self, photo: _Held) -> AlignedFace | Rejection:
         """Which face, whether its landmarks can be true, its crop, whether the crop is good enough."""
         if not photo.faces:
-            return Rejection("no_face", f"{self.detector_name} found no face in {photo.width} x {photo.height} pixels.")
+            detail = f"{self.detector_name} found no face in {photo.width} x {photo.height} pixels: "
+            return Rejection(
+                "no_face", detail + "take the photo from the front, in even light, with the whole face in it."
+            )
         if len(photo.faces) > 1 and self.many_faces == "reject":
-            detail = f"{self.detector_name} found {len(photo.faces)} faces; a study photo shows one person."
-            return Rejection("many_faces", detail)
+            detail = f"{self.detector_name} found {len(photo.faces)} faces; a study photo shows one person: "
+            return Rejection(
+                "many_faces", detail + "crop it to that person, or take the largest with --many-faces largest."
+            )
         face = max(photo.faces, key=_area)
         points = face.landmarks.astype(np.float64) * photo.scale
         if fault := alignment.check_landmarks(points, photo.width, photo.height):
