@@ -1,0 +1,148 @@
+"""Everything that decides how a model is trained, beside its data.
+
+    recipe = paper_vit_base()
+    recipe.num_steps, recipe.peak_rate    # 500,455 and 0.0024
+
+Lengths are in samples, never in epochs or steps: they mean the same for every batch and every number of workers.
+"""
+
+from pydantic import model_validator
+
+from fahr.config import Options, option
+from fahr.errors import Refused, nearest
+from fahr.models.architecture import SIZES
+from fahr.models.precision import PRECISIONS
+
+
+class Recipe(Options):
+    model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
+    patch: int = option(8, ge=1, help="side of a patch", unit="pixels")
+    epochs: float | None = option(None, gt=0, help="length of the run, unless `samples` says it", off="none")
+    samples: int | None = option(None, ge=1, help="length of the run, unless `epochs` says it", off="none")
+    global_batch: int = option(4096, ge=1, help="samples that decide one step, over all workers")
+    micro_batch: int = option(
+        256, ge=1, help="most samples that a device holds at once; the rest is accumulated", result=False
+    )
+    base_lr: float = option(
+        1.5e-4, gt=0, help="learning rate of a batch of 256; it grows in proportion to global_batch"
+    )
+    warmup_samples: int = option(0, ge=0, help="samples over which the learning rate rises from 0", off="0")
+    min_lr: float = option(0.0, ge=0, help="learning rate at the end, not scaled with the batch", off="0")
+    weight_decay: float = option(0.05, ge=0, help="AdamW's, on matrices only", off="0")
+    betas: tuple[float, float] = option((0.9, 0.95), help="AdamW's memory of gradients and of their squares")
+    layer_decay: float = option(
+        1.0, gt=0, le=1, help="how much slower each block learns than the one after it; head and decoder: 1", off="1"
+    )
+    drop_path: float = option(0.0, ge=0, lt=1, help="share of images that skip the last block's branches", off="0")
+    clip: float = option(0.0, ge=0, help="longest gradient that is applied as it is", unit="L2 norm", off="0")
+    ema: float = option(0.0, ge=0, lt=1, help="memory of the running mean of weights, a step", off="0")
+    precision: str = option("bf16", help=f"of matrix products: {', '.join(PRECISIONS)}")
+    compile: bool = option(False, help="compile the blocks with torch.compile", off="false", result=False)
+    seed: int = option(0, ge=0, lt=2**63, help="decides weights, order, masks and augmentation")
+    nonfinite_limit: int = option(
+        10, ge=0, help="steps with a loss or gradient that is not finite: so many are skipped, one more ends the run"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Recipe":
+        problems = []
+        if self.model not in SIZES:
+            problems.append(f"model {self.model!r}: not one of {', '.join(SIZES)}.{nearest(self.model, SIZES)}")
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            problems.append(f"precision {self.precision!r}: not one of {known}.{nearest(self.precision, PRECISIONS)}")
+        if (self.epochs is None) == (self.samples is None):
+            given = f"epochs {self.epochs} and samples {self.samples}"
+            problems.append(f"{given}: exactly one must be given. Set the other one to none.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"betas {self.betas}: each must be at least 0 and below 1. Give (0.9, 0.95).")
+        if self.min_lr > self.peak_rate:
+            problems.append(
+                f"min_lr {self.min_lr:g}: is above the highest rate, {self.peak_rate:g} (base_lr {self.base_lr:g} x "
+                f"{self.global_batch} / 256). Give at most that."
+            )
+        if self.samples is not None:
+            problems += self._length_problems(self.samples)
+        if problems:
+            raise ValueError(" ".join(problems))
+        return self
+
+    def _length_problems(self, samples: int) -> list[str]:
+        problems = []
+        if samples < self.global_batch:
+            problems.append(
+                f"samples {samples:,}: fewer than one global batch of {self.global_batch:,}, so not a step would be "
+                "made. Give more samples or epochs, or a smaller global_batch."
+            )
+        if self.warmup_samples > samples:
+            problems.append(
+                f"warmup_samples {self.warmup_samples:,}: more than the {samples:,} samples of the run. Give fewer."
+            )
+        return problems
+
+    @property
+    def peak_rate(self) -> float:
+        return self.base_lr * self.global_batch / 256
+
+    def counted(self, num_rows: int) -> "Recipe":
+        """The same recipe for a set of `num_rows`, its length in samples. Refused: a run without a step."""
+        if num_rows < 1:
+            raise Refused(f"{num_rows} faces: nothing to train on. Give a folder in which faces are committed.")
+        if self.samples is not None:
+            return self
+        assert self.epochs is not None
+        samples = round(self.epochs * num_rows)
+        if problems := self._length_problems(samples):
+            raise Refused(f"epochs {self.epochs:g} of {num_rows:,} faces: " + " ".join(problems))
+        return type(self).model_validate({**self.model_dump(), "epochs": None, "samples": samples})
+
+    @property
+    def num_samples(self) -> int:
+        if self.samples is None:
+            raise TypeError("the length is known in epochs only: ask `counted(num_rows)` for the recipe first.")
+        return self.samples
+
+    @property
+    def num_steps(self) -> int:
+        """Whole global batches: what is left over is not trained on."""
+        return self.num_samples // self.global_batch
+
+    def accumulation(self, world: int) -> int:
+        """Micro-batches of a device in one step. Refused: a global batch that can't be shared out evenly."""
+        if self.global_batch % world:
+            raise Refused(
+                f"global_batch {self.global_batch:,}: is not divided by {world} workers. Give a multiple of {world}, "
+                f"such as {-(-self.global_batch // world) * world:,}."
+            )
+        share = self.global_batch // world
+        if self.micro_batch >= share:
+            return 1
+        if share % self.micro_batch:
+            fit = max(size for size in range(1, self.micro_batch + 1) if share % size == 0)
+            raise Refused(
+                f"micro_batch {self.micro_batch:,}: does not divide the {share:,} samples of a worker (global_batch "
+                f"{self.global_batch:,} over {world}). Give {fit:,}."
+            )
+        return share // self.micro_batch
+
+
+def paper_vit_base() -> Recipe:
+    """FAHR-Face as far as it is known, MAE's public values for the rest (science.md 3.3): WebFace42M, about 50 epochs.
+
+    1,600 epochs of ImageNet's 1,281,167 images, 40 of them to warm up, counted in samples.
+    """
+    images = 1_281_167
+    return Recipe(model="vit_base", patch=8, samples=1600 * images, warmup_samples=40 * images)
+
+
+def laptop_vit_tiny() -> Recipe:
+    """Minutes on two cores: shows that everything works, and learns faces, not more."""
+    return Recipe(
+        model="vit_tiny",
+        patch=16,
+        samples=96_000,
+        global_batch=64,
+        micro_batch=64,
+        base_lr=4e-3,
+        warmup_samples=6_400,
+    )

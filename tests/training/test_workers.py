@@ -1,0 +1,221 @@
+"""Two workers are one worker: losses, gradients, weights, skips, and a change of their number in between.
+
+Each test starts two processes of this file that meet over loopback, and compares what they did with one process.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from fahr.training.loop import train
+from fahr.training.recipe import Recipe
+from fahr.training.state import State, fresh, load, save, snapshot
+from fahr.training.step import pair_step, step
+from fahr.training.tasks import Task
+from training import small
+
+KINDS = ("half_painted", "survival")
+Results = dict[str, Tensor]
+
+
+def recipe(**changes: Any) -> Recipe:
+    return small.recipe(**{"samples": 96, "drop_path": 0.3, "ema": 0.9, "clip": 5.0} | changes)
+
+
+def share(start: int) -> small.Memory:
+    rank, world = (distributed.get_rank(), 2) if distributed.is_initialized() else (0, 1)
+    return small.Memory(start, rank=rank, world=world)
+
+
+def wrapped(task: Task) -> nn.Module:
+    return DistributedDataParallel(task) if distributed.is_initialized() else task
+
+
+def trained(kind: str, stop_after: int | None = None, state_file: str = "", **changes: Any) -> tuple[Results, State]:
+    """Losses and state of a run, begun anew or from a file."""
+    chosen = recipe(**changes)
+    task = small.TASKS[kind](chosen)
+    state = fresh(task.model, chosen)
+    if state_file:
+        load(state_file, state, "any")
+    told = list(train(wrapped(task), share, chosen, state, stop_after=stop_after))
+    results = {"loss": torch.tensor([each.loss for each in told], dtype=torch.float64)}
+    results["norm"] = torch.tensor([each.grad_norm for each in told], dtype=torch.float64)
+    return results | small.gradients(task.model), state
+
+
+def one_step(kind: str, cut: int) -> Results:
+    """A step over 16 samples, the first `cut` of them on the first worker."""
+    chosen = recipe(micro_batch=4, clip=0)
+    task = small.TASKS[kind](chosen)
+    state = fresh(task.model, chosen)
+    start, stop = 0, 16
+    if distributed.is_initialized():
+        start, stop = (0, cut) if distributed.get_rank() == 0 else (cut, 16)
+    move = step if task.pair_loss is None else pair_step
+    outcome = move(wrapped(task), small.batch_at(start, stop), state.optimizer, chosen)
+    assert outcome.samples == 16
+    return {"loss": torch.tensor([outcome.loss], dtype=torch.float64)} | small.gradients(task.model)
+
+
+def poisoned_step() -> Results:
+    """The label of position 13, on the second worker, is no number."""
+    chosen = recipe()
+    task = small.TASKS["age"](chosen)
+    state = fresh(task.model, chosen)
+    batch = next(iter(share(0)))
+    batch.labels["age"][batch.positions.numpy() == 13] = float("nan")
+    before = snapshot(state, "").tensors
+    outcome = step(wrapped(task), batch, state.optimizer, chosen)
+    small.assert_equal(snapshot(state, "").tensors, before)
+    return {"culprits": torch.tensor(outcome.culprits)}
+
+
+def sharded(kind: str, folder: Path) -> Results:
+    """The same run with FSDP2; its state is saved whole, and read back into one that is sharded again."""
+    chosen = recipe()
+    runs = []
+    for resumed in (False, True):
+        task = small.TASKS[kind](chosen)
+        for block in task.model.encoder.blocks:
+            fully_shard(block)
+        fully_shard(task)
+        state = fresh(task.model, chosen)
+        if resumed:
+            load(str(folder / "sharded"), state, "any")
+        told = list(train(task, share, chosen, state, stop_after=None if resumed else 3))
+        taken = snapshot(state, "any")
+        if not resumed:
+            if distributed.get_rank() == 0:
+                save_snapshot(folder / "sharded", taken)
+            distributed.barrier()
+        runs += [each.loss for each in told]
+    return {"loss": torch.tensor(runs, dtype=torch.float64)} | taken.tensors
+
+
+def save_snapshot(file: Path, taken: Any) -> None:
+    from fahr.training.state import write
+
+    write(str(file), taken)
+
+
+def worker(rank: int, folder: Path) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    found: Results = {}
+    for kind in KINDS:
+        results, _ = trained(kind)
+        found |= {f"run/{kind}/{name}": each for name, each in results.items()}
+        for cut in (8, 5):
+            found |= {f"step/{kind}/{cut}/{name}": each for name, each in one_step(kind, cut).items()}
+    found |= poisoned_step()
+    _, state = trained("survival", stop_after=2)
+    if rank == 0:
+        save(str(folder / "after-2"), state, "any")
+    distributed.barrier()
+    results, _ = trained("survival", state_file=str(folder / "from-1"))
+    found |= {f"resumed/{name}": each for name, each in results.items()}
+    found |= {f"sharded/{name}": each for name, each in sharded("half_painted", folder).items()}
+    if rank == 0:
+        safetensors.torch.save_file(found, folder / "found")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+    """What two workers found, and their folder."""
+    folder = tmp_path_factory.mktemp("workers")
+    _, state = trained("survival", stop_after=2)
+    save(str(folder / "from-1"), state, "any")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    started = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        errors = [each.communicate(timeout=300)[1].decode() for each in started]
+    finally:
+        for each in started:
+            each.kill()
+    assert [each.returncode for each in started] == [0, 0], "\n".join(errors)
+    return safetensors.torch.load_file(folder / "found"), folder
+
+
+def part(found: Results, prefix: str) -> Results:
+    return {name.removeprefix(prefix): each for name, each in found.items() if name.startswith(prefix)}
+
+
+def split(results: Results) -> tuple[Results, Results]:
+    """Numbers of a run, and its last gradients."""
+    numbers = {name: results[name] for name in ("loss", "norm") if name in results}
+    return numbers, {name: each for name, each in results.items() if name not in numbers}
+
+
+@pytest.mark.parametrize("cut", [8, 5])  # 5 and 11 samples: uneven shares, micro-batches and numbers of them
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_step_of_two_workers_is_that_of_one_and_of_accumulation(
+    two: tuple[Results, Path], kind: str, cut: int
+) -> None:
+    numbers, found = split(part(two[0], f"step/{kind}/{cut}/"))
+    expected_numbers, expected = split(one_step(kind, cut))  # four micro-batches
+    assert float(numbers["loss"]) == pytest.approx(float(expected_numbers["loss"]), rel=1e-6)
+    small.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_two_workers_is_that_of_one(two: tuple[Results, Path], kind: str) -> None:
+    numbers, found = split(part(two[0], f"run/{kind}/"))
+    for micro_batch in (16, 4):
+        expected_numbers, expected = split(trained(kind, micro_batch=micro_batch)[0])
+        assert numbers["loss"].tolist() == pytest.approx(expected_numbers["loss"].tolist(), rel=1e-5)
+        assert numbers["norm"].tolist() == pytest.approx(expected_numbers["norm"].tolist(), rel=1e-3)
+        small.assert_close(found, expected, 1e-3)  # after five steps that have amplified the last bit
+
+
+def test_from_one_worker_to_two_and_from_two_to_one_the_curve_goes_on(two: tuple[Results, Path]) -> None:
+    expected = trained("survival")[0]["loss"].tolist()
+    assert two[0]["resumed/loss"].tolist() == pytest.approx(expected[2:], rel=1e-5)
+    back, _ = trained("survival", state_file=str(two[1] / "after-2"))
+    assert back["loss"].tolist() == pytest.approx(expected[2:], rel=1e-5)
+
+
+def test_a_bad_sample_of_one_worker_is_skipped_by_both_and_named(two: tuple[Results, Path]) -> None:
+    assert two[0]["culprits"].tolist() == [13]
+
+
+def test_a_sharded_run_has_the_same_curve_and_a_whole_state(two: tuple[Results, Path]) -> None:
+    found = part(two[0], "sharded/")
+    results, state = trained("half_painted")
+    assert found.pop("loss").tolist() == pytest.approx(results["loss"].tolist(), rel=1e-5)
+    expected = snapshot(state, "").tensors
+    assert found.keys() == expected.keys()
+    for kind in ("model/", "average/", "step/"):
+        small.assert_close(part(found, kind), part(expected, kind), 1e-4)
+
+
+def test_a_task_that_is_not_wrapped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fahr.training.step.world_size", lambda: 2)
+    chosen = recipe()
+    task = small.TASKS["age"](chosen)
+    moves: list[Callable[..., Any]] = [step, pair_step]
+    for move in moves:
+        with pytest.raises(TypeError, match="2 workers: wrap the task in DDP, or shard it by FSDP2"):
+            move(task, small.batch_at(0, 8), fresh(task.model, chosen).optimizer, chosen)
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), Path(sys.argv[2]))
