@@ -29,6 +29,15 @@ def test_create_makes_what_was_asked_for() -> None:
     assert build(model.architecture).state_dict().keys() == model.state_dict().keys()
 
 
+def test_a_shape_from_before_pre_norm_and_activation_is_the_standard_one() -> None:
+    shape = Architecture.named("vit_tiny", task="age")
+    written = shape.to_json()
+    assert (written.pop("pre_norm"), written.pop("activation")) == (False, "gelu")
+    assert Architecture.from_json(written) == shape
+    of_clip = Architecture("small", 64, 2, 1, 8, 32, "age", pre_norm=True, activation="quick_gelu")
+    assert Architecture.from_json(json.loads(json.dumps(of_clip.to_json()))) == of_clip != shape
+
+
 def changed(**values: Any) -> dict[str, Any]:
     return {**Architecture.named("vit_tiny").to_json(), **values}
 
@@ -52,6 +61,12 @@ GOOD = Architecture.named("vit_tiny").to_json()
         (changed(width=100, num_heads=3), r"width 100 must be a multiple of its 3 heads"),
         (changed(width=90, num_heads=3), r"width 90 must be a multiple of 4"),
         (changed(mlp_ratio=0), r"mlp_ratio 0: must be a number above 0"),
+        (changed(pre_norm=1), r"pre_norm 1: must be true or false; false in every standard ViT"),
+        (
+            changed(activation="quickgelu"),
+            r"activation 'quickgelu': not one of gelu, quick_gelu\. Give gelu .* Did you mean 'quick_gelu'\?",
+        ),
+        (changed(activation=["gelu"]), r"activation \['gelu'\]: not one of"),
         ([], r"architecture \[\]: must be a mapping"),
     ],
 )

@@ -372,7 +372,7 @@ REFUSED: dict[str, Case] = {
         {"expect_normalization": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}},
         r"normalized with mean=\(0.485.* not mean=\(0.5.*Normalize as it says",
     ),
-    "heads that it tells itself": (lambda p: p, {"num_heads": 8}, "Leave num_heads and decoder_heads out"),
+    "heads that it tells itself": (lambda p: p, {"num_heads": 8}, "says that itself. Leave num_heads out"),
     "one bit flipped": (flipped, {}, "bytes with digest sha256:.*config.json says sha256:"),
     "weights cut": (cut("model.safetensors", 0.9), {}, "cut short, changed, or a save that was killed"),
     "weights emptied": (cut("model.safetensors", 0), {}, " 0 bytes with digest"),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from timm.layers.activations import QuickGELU
 from timm.layers.drop import DropPath
 from timm.models.vision_transformer import VisionTransformer
 
@@ -45,6 +46,21 @@ def test_outputs_are_those_of_timm_with_the_same_weights(name: str, patch: int) 
         theirs.load_state_dict(ours.state_dict())
         with torch.inference_mode():
             assert torch.allclose(ours(images(2)), theirs(images(2)), rtol=0, atol=1e-5)
+
+
+def test_with_clip_s_options_it_is_timm_s_encoder_for_clip() -> None:
+    shape = Architecture("small", 64, 2, 4, 8, 32, "age", pre_norm=True, activation="quick_gelu")
+    ours = build(shape, seed=0).encoder.eval()
+    theirs = VisionTransformer(
+        32, 8, embed_dim=64, depth=2, num_heads=4, num_classes=0, global_pool="", pre_norm=True, act_layer=QuickGELU
+    ).eval()
+    state = dict(ours.state_dict())
+    assert not state.pop("patch_embed.proj.bias").any()  # theirs has none
+    for name in ("norm_pre.weight", "norm_pre.bias"):
+        state[name].normal_(generator=torch.Generator().manual_seed(1))
+    theirs.load_state_dict(state)
+    with torch.inference_mode():
+        assert torch.allclose(ours(images(2, 32)), theirs(images(2, 32)), rtol=0, atol=1e-5)
 
 
 def test_outputs_of_the_large_one_too() -> None:
@@ -144,7 +160,8 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_every_parameter_is_initialised() -> None:
     shape = Architecture("small", 64, 2, 4, 8, 32, "mae", decoder=Decoder(32, 2, 4))
-    for model in (build(shape), build(Architecture("small", 64, 2, 4, 8, 32, "age"))):
+    of_clip = Architecture("small", 64, 2, 4, 8, 32, "age", pre_norm=True, activation="quick_gelu")
+    for model in (build(shape), build(Architecture("small", 64, 2, 4, 8, 32, "age")), build(of_clip)):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(float("nan"))

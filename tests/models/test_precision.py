@@ -6,7 +6,7 @@ from timm.layers.attention import Attention
 from torch import nn
 
 from fahr.errors import Refused
-from fahr.models import Predictor, create
+from fahr.models import Architecture, Predictor, build, create
 from fahr.models.precision import autocast, for_inference, use_fused_attention
 
 
@@ -36,6 +36,15 @@ def test_inference_in_bf16_is_training_in_bf16_to_the_bit() -> None:
     with autocast("cpu", "bf16"), torch.no_grad():
         trained = predictor().eval().features(faces())
     assert torch.equal(for_inference(predictor(), "cpu", "bf16").features(faces()), trained)
+
+
+def test_so_it_is_for_an_encoder_of_clip_whose_first_norm_stays_fp32() -> None:
+    shape = Architecture("small", 64, 2, 4, 16, 112, "age", pre_norm=True, activation="quick_gelu")
+    with autocast("cpu", "bf16"), torch.no_grad():
+        trained = build(shape, seed=0).eval().features(faces())  # type: ignore[operator]
+    rounded = for_inference(build(shape, seed=0), "cpu", "bf16")  # type: ignore[arg-type]
+    assert torch.equal(rounded.features(faces()), trained)
+    assert rounded.encoder.norm_pre.weight.dtype == torch.float32
 
 
 def test_bf16_stays_close_to_fp32() -> None:

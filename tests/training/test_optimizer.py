@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from fahr.models import MaskedAutoencoder, Predictor, create
+from fahr.models import Architecture, MaskedAutoencoder, Predictor, build, create
 from fahr.training.optimizer import decays, layer_id, layer_scale, make_optimizer, parameters_of, set_rate
 from training.small import autoencoder, predictor, recipe
 
@@ -31,6 +31,16 @@ TABLE = [  # name, id, 0.75^(13 - id) to five digits, by hand
 def test_the_layer_decay_table(name: str, number: int, scale: float) -> None:
     assert layer_id(name, DEPTH) == number
     assert layer_scale(name, DEPTH, 0.75) == pytest.approx(scale, abs=5e-6)
+
+
+def test_the_first_norm_of_an_encoder_of_clip_goes_with_the_embeddings() -> None:
+    shape = Architecture("small", 48, 3, 3, 8, 32, "age", pre_norm=True, activation="quick_gelu")
+    groups = named(build(shape, seed=1), layer_decay=0.5, weight_decay=0.1)
+    for name in ("encoder.norm_pre.weight", "encoder.norm_pre.bias"):
+        assert layer_id(name, DEPTH) == 0
+        assert groups[name]["scale"] == groups["encoder.cls_token"]["scale"] == 0.5**4
+        assert groups[name]["weight_decay"] == 0
+    assert groups["encoder.norm.weight"]["scale"] == 1
 
 
 def named(model: MaskedAutoencoder | Predictor, **changes: Any) -> dict[str, dict[str, Any]]:

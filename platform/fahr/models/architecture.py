@@ -17,6 +17,8 @@ SIZES = {
     "vit_large": (1024, 24, 16),
 }
 TASKS = ("mae", "age", "survival")
+ACTIVATIONS = ("gelu", "quick_gelu")  # quick: x * sigmoid(1.702 x), as in CLIP
+ADDED = ("pre_norm", "activation")  # keys that the first checkpoints lack: the standard ViT is meant
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Decoder:
 class Architecture:
     """A Vision Transformer for square faces of `size` pixels, cut into squares of `patch` pixels.
 
-    Pre-norm blocks, LayerNorm with eps 1e-6, biases in qkv (ViT-B standard, science.md 3.1).
+    Blocks that normalise before each branch, LayerNorm with eps 1e-6, biases in qkv (ViT-B standard, science.md 3.1).
+    The last two fields are for encoders of the CLIP family; a decoder has GELU always.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Architecture:
     task: str  # one of TASKS
     mlp_ratio: float = 4.0
     decoder: Decoder | None = None  # of task `mae`, and of no other
+    pre_norm: bool = False  # one more LayerNorm, on the tokens before the first block
+    activation: str = "gelu"  # between the two layers of an MLP, one of ACTIVATIONS
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -64,6 +69,13 @@ class Architecture:
             )
         if isinstance(self.mlp_ratio, bool) or not isinstance(self.mlp_ratio, int | float) or not self.mlp_ratio > 0:
             raise Refused(f"mlp_ratio {self.mlp_ratio!r}: must be a number above 0, 4.0 in every standard ViT.")
+        if not isinstance(self.pre_norm, bool):
+            raise Refused(f"pre_norm {self.pre_norm!r}: must be true or false; false in every standard ViT.")
+        if self.activation not in ACTIVATIONS:
+            raise Refused(
+                f"activation {self.activation!r}: not one of {', '.join(ACTIVATIONS)}. Give gelu for a standard ViT, "
+                f"quick_gelu for one of CLIP.{nearest(str(self.activation), ACTIVATIONS)}"
+            )
         if (self.task == "mae") != (self.decoder is not None):
             asked = "has none" if self.decoder is None else "has one"
             raise Refused(f"task {self.task!r} {asked} of the decoders: task 'mae' needs a decoder, no other may.")
@@ -94,8 +106,8 @@ class Architecture:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Architecture":
-        """The inverse of `to_json`. Refused: unknown and missing keys."""
-        _check_keys("architecture", cls, found)
+        """The inverse of `to_json`. Refused: unknown keys, and missing ones but for ADDED."""
+        _check_keys("architecture", cls, found, ADDED)
         values = dict(found)
         if values.get("decoder") is not None:
             _check_keys("decoder", Decoder, values["decoder"])
@@ -103,15 +115,17 @@ class Architecture:
         return cls(**values)
 
 
-def _check_keys(what: str, kind: type, found: Any) -> None:
+def _check_keys(what: str, kind: type, found: Any, optional: tuple[str, ...] = ()) -> None:
     if not isinstance(found, Mapping):
         raise Refused(f"{what} {found!r}: must be a mapping, as `Architecture.to_json` writes it.")
     names = [field.name for field in fields(kind)]
-    unknown, missing = [str(key) for key in found if key not in names], [name for name in names if name not in found]
+    unknown = [str(key) for key in found if key not in names]
+    needed = [name for name in names if name not in optional]
+    missing = [name for name in needed if name not in found]
     if unknown:
         raise Refused(f"{what}: unknown key {unknown[0]!r}; known are {', '.join(names)}.{nearest(unknown[0], names)}")
     if missing:
-        raise Refused(f"{what}: lacks {', '.join(missing)}. Every key is needed: {', '.join(names)}.")
+        raise Refused(f"{what}: lacks {', '.join(missing)}. Every key is needed: {', '.join(needed)}.")
 
 
 def _check_count(what: str, value: object) -> None:

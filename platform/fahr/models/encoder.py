@@ -6,6 +6,7 @@ Parameters carry timm's names, so that its checkpoints fit one to one; the block
 from contextlib import nullcontext
 
 import torch
+from timm.layers.activations import QuickGELU
 from timm.layers.drop import DropPath
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import Block
@@ -16,6 +17,8 @@ from fahr.errors import Refused
 from fahr.models.architecture import Architecture
 from fahr.models.patches import cut
 from fahr.models.positions import sincos_table
+
+_ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
 
 
 class PatchEmbedding(nn.Module):
@@ -41,7 +44,10 @@ class Encoder(nn.Module):
         # A buffer: fixed, but saved, since a foreign checkpoint may put the table there that it learned.
         self.register_buffer("pos_embed", sincos_table(width, architecture.grid))
         self.patch_embed = PatchEmbedding(architecture.patch, width)
-        self.blocks = make_blocks(width, architecture.depth, architecture.num_heads, architecture.mlp_ratio)
+        self.norm_pre = LayerNorm(width) if architecture.pre_norm else nn.Identity()
+        self.blocks = make_blocks(
+            width, architecture.depth, architecture.num_heads, architecture.mlp_ratio, architecture.activation
+        )
         self.norm = LayerNorm(width)
         self.autocast_to: torch.dtype | None = None  # where precision.for_inference made the weights smaller
 
@@ -62,7 +68,7 @@ class Encoder(nn.Module):
     def _encode(self, images: Tensor, keep: Tensor | None) -> Tensor:
         tokens = self.patch_embed(cut(images, self.architecture.patch, keep)) + at(self.pos_embed, keep)
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(images), -1, -1)
-        tokens = torch.cat([cls, tokens], 1)
+        tokens = self.norm_pre(torch.cat([cls, tokens], 1))
         for block in self.blocks:
             tokens = block(tokens)
         normed: Tensor = self.norm(tokens)
@@ -74,9 +80,13 @@ def at(pos_embed: Tensor, which: Tensor | None) -> Tensor:
     return pos_embed[:, 1:] if which is None else pos_embed[0, 1:][which]
 
 
-def make_blocks(width: int, depth: int, num_heads: int, mlp_ratio: float = 4.0) -> nn.ModuleList:
+def make_blocks(
+    width: int, depth: int, num_heads: int, mlp_ratio: float = 4.0, activation: str = "gelu"
+) -> nn.ModuleList:
+    act = _ACTIVATIONS[activation]
     return nn.ModuleList(
-        Block(width, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm) for _ in range(depth)
+        Block(width, num_heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, act_layer=act)
+        for _ in range(depth)
     )
 
 

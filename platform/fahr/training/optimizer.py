@@ -14,6 +14,7 @@ from fahr.models import MaskedAutoencoder, Predictor
 from fahr.training.recipe import Recipe
 
 _BLOCK = re.compile(r"encoder\.blocks\.(\d+)\.")
+_EMBEDDINGS = ("encoder.cls_token", "encoder.patch_embed.", "encoder.norm_pre.")  # the last where CLIP was the start
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -26,7 +27,7 @@ def layer_id(name: str, depth: int) -> int:
     """0 = embeddings, 1 .. depth = the encoder's blocks, depth + 1 = its last norm, the head and the decoder."""
     if found := _BLOCK.match(name):
         return int(found[1]) + 1
-    return 0 if name.startswith(("encoder.cls_token", "encoder.patch_embed.")) else depth + 1
+    return 0 if name.startswith(_EMBEDDINGS) else depth + 1
 
 
 def layer_scale(name: str, depth: int, decay: float) -> float:

@@ -48,7 +48,9 @@ def render(config: CheckpointConfig, notes: str = "") -> str:
         _MUST_SAY,
         "## Facts",
         f"A Vision Transformer of width {shape.width}, depth {shape.depth} and {shape.num_heads} heads. It reads "
-        f"{shape.size} x {shape.size} pixels, {config.colour_order}, in patches of {shape.patch}.\n",
+        f"{shape.size} x {shape.size} pixels, {config.colour_order}, in patches of {shape.patch}."
+        f"{' A LayerNorm stands before its first block.' if shape.pre_norm else ''}"
+        f"{'' if shape.activation == 'gelu' else f' Its activation is {shape.activation}.'}\n",
         _table(config),
     ]
     if config.assumed:

@@ -1,7 +1,7 @@
 """Other projects' names for the same weights -> ours. Nothing is guessed: a name that is not known is refused.
 
 Known are timm's VisionTransformer, the reference MAE (timm's names and `decoder_*`), Transformers' ViT and ViTMAE (the
-authors' FAHR-Face), each plain or wrapped, and one linear layer on CLS beside it.
+authors' FAHR-Face), CLIP's image encoder (FaRL), each plain or wrapped, and one linear layer on CLS beside it.
 """
 
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fahr.errors import Refused
 from fahr.models.architecture import SIZES, Decoder
+from fahr.models.checkpoints import clip
 from fahr.models.checkpoints.interpolate import table_grid
 
 # What wrappers put in front: DataParallel, Lightning, and the attribute that a network is kept under.
@@ -50,8 +51,7 @@ _SINGLE = [
 # Left out without harm, where the encoder alone is wanted: another use of it that no part of ours stands on.
 _DROPPED = re.compile(r"(fc_norm|pooler\.dense|head|regressor|fc|classifier)\.(weight|bias)|embeddings\.mask_token")
 # A head on these reads something else than CLS after the last norm.
-_UNDER_HEAD = re.compile(r"(fc_norm|pooler\.dense)\.(weight|bias)")
-_CLIP = re.compile(r"(visual\.)?(class_embedding|ln_pre\.weight|transformer\.resblocks\.0\.attn\.in_proj_weight)")
+_UNDER_HEAD = re.compile(r"(fc_norm|pooler\.dense)\.(weight|bias)|(visual\.)?proj")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Contents:
 
     tensors: dict[str, Tensor]
     layer_norm_eps: float
+    activation: str
+    assumed: tuple[str, ...] = ()  # what another project under the same names has otherwise
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,15 @@ class Shape:
     size: int
     mlp_ratio: float
     decoder: Decoder | None
+    pre_norm: bool
+    activation: str
 
 
 def ours(found: Mapping[str, Tensor], place: str, *, encoder_only: bool = False) -> Contents:
-    """The same tensors by our names. Refused: names that are not known, and CLIP's."""
+    """The same tensors by our names. Refused: names that are not known."""
     stripped = _unwrapped(found, place)
-    if any(_CLIP.fullmatch(name) for name in stripped):
-        raise Refused(
-            f"{place}: is of CLIP (as FaRL is), whose encoder computes something else: a LayerNorm before the first "
-            "block, QuickGELU and a patch embedding without bias. Loaded into ours it would run and be wrong. Start "
-            "from an MAE, ViTMAE or timm ViT checkpoint."
-        )
+    tower = clip.tower(stripped)
+    renamed, dropped = (tower.renamed, tower.dropped) if tower else (_renamed, _dropped)
     heads = sorted(
         name.removesuffix(".weight")
         for name, tensor in stripped.items()
@@ -97,11 +97,11 @@ def ours(found: Mapping[str, Tensor], place: str, *, encoder_only: bool = False)
     for name, tensor in stripped.items():
         if heads and name in (f"{heads[0]}.weight", f"{heads[0]}.bias"):
             named[f"head.{name.rpartition('.')[2]}"] = tensor
-        elif new := _renamed(name):
+        elif new := renamed(name):
             if new in named:
                 raise Refused(f"{place}: two of its tensors are {new}. Keep one network in the file.")
             named[new] = tensor
-        elif not _DROPPED.fullmatch(name):
+        elif not dropped(name):
             left.append(name)
         elif _UNDER_HEAD.fullmatch(name):
             under_head.append(name)
@@ -111,11 +111,17 @@ def ours(found: Mapping[str, Tensor], place: str, *, encoder_only: bool = False)
         named = {name: tensor for name, tensor in named.items() if name.startswith("encoder.")}
     elif heads and under_head:
         raise Refused(
-            f"{place}: its head {heads[0]!r} seems to stand on {under_head[0].rpartition('.')[0]}, ours on CLS after "
+            f"{place}: its head {heads[0]!r} seems to stand on {_module(under_head[0])}, ours on CLS after "
             "the last norm: the same weights would give other numbers. Take the encoder alone (fresh_head=True); or, "
             "if the head does read CLS, remove those tensors from the file."
         )
-    return Contents(_joined(named), _EPS_TRANSFORMERS if "embeddings.cls_token" in stripped else _EPS)
+    if tower:
+        return Contents(clip.adapted(named), clip.EPS, clip.ACTIVATION, ("activation",))
+    return Contents(_joined(named), _EPS_TRANSFORMERS if "embeddings.cls_token" in stripped else _EPS, "gelu")
+
+
+def _module(name: str) -> str:
+    return re.sub(r"\.(weight|bias)$", "", name)
 
 
 def _refuse_left(left: list[str], named: Mapping[str, Tensor], place: str) -> None:
@@ -123,7 +129,7 @@ def _refuse_left(left: list[str], named: Mapping[str, Tensor], place: str) -> No
     if not any(name.startswith("encoder.") for name in named):
         raise Refused(
             f"{place}: holds no Vision Transformer that we know; its tensors are {some}. Known are the names of timm, "
-            "the reference MAE and Transformers' ViT and ViTMAE."
+            "the reference MAE, Transformers' ViT and ViTMAE, and CLIP."
         )
     raise Refused(
         f"{place}: holds tensors that our encoder has no place for: {some}. Left out, it would compute something else. "
@@ -156,6 +162,10 @@ def _renamed(name: str) -> str | None:
     return _first(_SINGLE, name)
 
 
+def _dropped(name: str) -> bool:
+    return bool(_DROPPED.fullmatch(name))
+
+
 def _first(table: list[tuple[str, str]], name: str) -> str | None:
     for pattern, new in table:
         if match := re.fullmatch(pattern, name):
@@ -179,7 +189,11 @@ def _joined(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shape_of(
-    named: Mapping[str, Tensor], place: str, num_heads: int | None = None, decoder_heads: int | None = None
+    named: Mapping[str, Tensor],
+    place: str,
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+    activation: str = "gelu",
 ) -> Shape:
     """Read off the weights; heads can't be, so they are width / 64, in a decoder width / 32, as in all named sizes."""
     embedding, table = _need(named, "encoder.patch_embed.proj.weight", place), _need(named, "encoder.pos_embed", place)
@@ -206,7 +220,8 @@ def shape_of(
         decoder = Decoder(
             narrow, _depth(named, "decoder", place), decoder_heads or _heads(narrow, 32, "decoder_heads", place)
         )
-    return Shape(name, *standard, patch, grid * patch, hidden / width, decoder)
+    pre_norm = any(each.startswith("encoder.norm_pre.") for each in named)
+    return Shape(name, *standard, patch, grid * patch, hidden / width, decoder, pre_norm, activation)
 
 
 def _need(named: Mapping[str, Tensor], name: str, place: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""A checkpoint -> its model: ours, the authors', the reference MAE's, Transformers' and timm's.
+"""A checkpoint -> its model: ours, the authors', the reference MAE's, Transformers', timm's and CLIP's.
 
 model = load("runs/age/checkpoint", expect_convention="arcface112")
 model.architecture, model.config, model.digest
@@ -30,6 +30,7 @@ from fahr.store.failures import MissingBucket
 
 # What files of other projects do not tell (science.md 2).
 ASSUMED = ("convention", "normalization", "colour_order", "layer_norm_eps")
+_ENCODER_ASSUMED = (*ASSUMED, "activation")  # of a CLIP file, unless the user told it
 _KEPT = ("convention", "normalization", "colour_order", "detector", "origin")  # by a model made from another
 
 
@@ -40,6 +41,11 @@ class _Reading:
     encoder_only: bool
     num_heads: int | None
     decoder_heads: int | None
+    activation: str | None
+
+    def options(self) -> list[str]:
+        """Those that were given."""
+        return [name for name in ("num_heads", "decoder_heads", "activation") if getattr(self, name) is not None]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class _Found:
     tasks: tuple[str, ...]  # that it can do as it is, its own first
     config: CheckpointConfig | None  # None: not our file
     origin: str | None
+    assumed: tuple[str, ...] = ()  # beside ASSUMED, of a file that is not ours
 
 
 def load(
@@ -66,6 +73,7 @@ def load(
     seed: int | None = None,
     num_heads: int | None = None,
     decoder_heads: int | None = None,
+    activation: str | None = None,
     expect_convention: str | None = None,
     expect_normalization: Normalization | Mapping[str, Any] | None = None,
     expect_detector: str | None = None,
@@ -75,7 +83,8 @@ def load(
     `location`: a folder of `save`, a weights file of another project, both local or s3://, or one of hub.KNOWN.
     `task`, `size`: refused if the checkpoint has another. `interpolate` permits another size. `fresh_head` takes the
     encoder alone and starts what `task` puts on it (the head; for `mae` the decoder) from `seed`.
-    `num_heads`, `decoder_heads`: of files of other projects, where width / 64 and width / 32 are wrong.
+    `num_heads`, `decoder_heads`: of files of other projects, where width / 64 and width / 32 are wrong. `activation`:
+    likewise, where quick_gelu is wrong for a file with CLIP's names (some of OpenCLIP), or gelu for another.
     `expect_...`: what the faces at hand are like. Another convention or normalization is refused, another detector
     warned of.
 
@@ -86,7 +95,7 @@ def load(
         raise Refused(f"task {task!r}: not one of {', '.join(TASKS)}.{nearest(task, TASKS)}")
     if fresh_head and task is None:
         raise Refused(f"fresh_head: needs the task that the head is for. Give task, one of {', '.join(TASKS)}.")
-    found = _find(location, _Reading(fresh_head, num_heads, decoder_heads))
+    found = _find(location, _Reading(fresh_head, num_heads, decoder_heads, activation))
     _check_size(found, size, interpolate)
     target = _target(found, task, found.shape.size if size is None else size, fresh_head)
     options = _options(found, target, fresh_head)
@@ -114,8 +123,8 @@ def _find(location: str | os.PathLike[str], reading: _Reading) -> _Found:
         raise
     except store.Missing:
         return _foreign(_read_file(place, text), place, reading)
-    if reading.num_heads is not None or reading.decoder_heads is not None:
-        raise Refused(f"{place}: says itself how many heads it has. Leave num_heads and decoder_heads out.")
+    if given := reading.options():
+        raise Refused(f"{place}: is a checkpoint of ours, which says that itself. Leave {' and '.join(given)} out.")
     return _own(read_config(described, store.join(place, CONFIG)), place)
 
 
@@ -148,7 +157,16 @@ def _own(config: CheckpointConfig, place: str) -> _Found:
         )
     shape = config.architecture
     encoder = Shape(
-        shape.name, shape.width, shape.depth, shape.num_heads, shape.patch, shape.size, shape.mlp_ratio, shape.decoder
+        shape.name,
+        shape.width,
+        shape.depth,
+        shape.num_heads,
+        shape.patch,
+        shape.size,
+        shape.mlp_ratio,
+        shape.decoder,
+        shape.pre_norm,
+        shape.activation,
     )
     return _Found(
         place,
@@ -165,11 +183,13 @@ def _own(config: CheckpointConfig, place: str) -> _Found:
 def _foreign(data: bytes, place: str, reading: _Reading) -> _Found:
     contents = ours(read_tensors(data, place), place, encoder_only=reading.encoder_only)
     tensors, eps = contents.tensors, contents.layer_norm_eps
-    shape = shape_of(tensors, place, reading.num_heads, reading.decoder_heads)
+    activation = contents.activation if reading.activation is None else reading.activation
+    shape = shape_of(tensors, place, reading.num_heads, reading.decoder_heads, activation)
     # One output is taken for an age: no survival model of this kind is public. Who has one says task="survival".
     tasks: tuple[str, ...] = ("age", "survival") if "head.weight" in tensors else ()
     tasks += ("mae",) if shape.decoder else ()
-    return _Found(place, _digest(data), shape, tensors, eps, tasks, None, place)
+    assumed = tuple(each for each in contents.assumed if each not in reading.options())
+    return _Found(place, _digest(data), shape, tensors, eps, tasks, None, place, assumed)
 
 
 def _digest(data: bytes) -> str:
@@ -200,7 +220,17 @@ def _target(found: _Found, task: str | None, size: int, fresh_head: bool) -> Arc
     if wanted == "mae":
         decoder = Decoder() if fresh_head or shape.decoder is None else shape.decoder
     return Architecture(
-        shape.name, shape.width, shape.depth, shape.num_heads, shape.patch, size, wanted, shape.mlp_ratio, decoder
+        shape.name,
+        shape.width,
+        shape.depth,
+        shape.num_heads,
+        shape.patch,
+        size,
+        wanted,
+        shape.mlp_ratio,
+        decoder,
+        shape.pre_norm,
+        shape.activation,
     )
 
 
@@ -221,10 +251,10 @@ def _config(found: _Found, target: Architecture, options: MaeOptions | None, fre
     values |= {"digest": found.digest} if same else {"parent_checkpoint": found.digest}
     if found.config is None:
         told_by_training: tuple[str, ...] = () if fresh_head else ("mae_options",) if options else ("task",)
-        values |= {"origin": found.origin, "assumed": (*ASSUMED, *told_by_training)}
+        values |= {"origin": found.origin, "assumed": (*ASSUMED, *found.assumed, *told_by_training)}
     else:
         values |= {key: getattr(found.config, key) for key in _KEPT}
-        values["assumed"] = tuple(key for key in found.config.assumed if key in ASSUMED or not fresh_head)
+        values["assumed"] = tuple(key for key in found.config.assumed if key in _ENCODER_ASSUMED or not fresh_head)
     return CheckpointConfig(**values)
 
 

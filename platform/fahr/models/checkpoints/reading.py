@@ -55,6 +55,12 @@ def _read_pickle(data: bytes, place: str) -> Any:
                 "safetensors.torch.save_file(state_dict, 'weights.safetensors')."
             ) from error
         except Exception as error:  # broken bytes lead torch to a dozen kinds of it, AssertionError among them
+            if "TorchScript" in str(error):  # refused by torch unread, as asked
+                raise Refused(
+                    f"{place}: is a TorchScript archive, a program with its weights, as CLIP's own downloads are; it "
+                    "is not run. Where you trust it, save the weights alone: "
+                    "torch.save(torch.jit.load(path, 'cpu').visual.state_dict(), 'visual.pth')."
+                ) from error
             raise Refused(
                 f"{place}: is no whole file of torch.save ({_first_line(error)}): cut short, or another kind of file. "
                 "Copy or download it again."
