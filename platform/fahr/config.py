@@ -25,7 +25,8 @@ from fahr.errors import Refused, nearest
 from fahr.version import code_version
 
 PREFIX = "FAHR_"
-RESERVED = {"FAHR_WEIGHTS"}  # where detector and model weights lie; read by what loads weights, not an option of a job
+# Not options of a job: where detector and model weights lie, read by what loads them; statistics without compiled code.
+RESERVED = {"FAHR_WEIGHTS", "FAHR_NO_NUMBA"}
 
 Location = Annotated[
     str, AfterValidator(store.absolute)
