@@ -123,6 +123,7 @@ def test_wrong_files_are_refused_by_name_and_key(tmp_path, text, fragments):
 
 def test_an_unknown_variable_is_refused_with_the_nearest_name_but_weights_are_reserved(monkeypatch):
     monkeypatch.setenv("FAHR_WEIGHTS", "/w")
+    monkeypatch.setenv("FAHR_NO_NUMBA", "1")
     read_options(Example, ["--photos", "p"])
     monkeypatch.setenv("FAHR_DETECTR", "yunet")
     assert "FAHR_DETECTR" in refusal("--photos", "p") and "FAHR_DETECTOR" in refusal("--photos", "p")

@@ -10,13 +10,13 @@ from jobs import demo
 
 @pytest.mark.usefixtures("cluster")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
-    options = demo.Options(output=str(tmp_path / "demo"), subjects=250)
+    options = demo.Options(output=str(tmp_path / "demo"), subjects=250, samples=6400)
     demo.main(options)
     told = capsys.readouterr().out
     assert "frailty, per SD" in told and "MISSED" not in told
     assert (tmp_path / "demo" / "aligned" / "figures" / "by_age.png").stat().st_size > 100_000
     assert (tmp_path / "demo" / "model" / "reconstructions.png").stat().st_size > 50_000
-    assert "dB nearer to the truth" in told
+    assert "hidden patches of unseen people are painted" in told
     shutil.rmtree(tmp_path / "demo" / "manifest")  # as if it had been stopped there
     demo.main(options)
     told = capsys.readouterr().out

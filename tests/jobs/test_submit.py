@@ -12,6 +12,8 @@ import pytest
 
 from fahr import store
 from fahr.cohorts.synthetic import make_cohort
+from fahr.models import load
+from tools.faces import commit_faces, jpegs, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -117,6 +119,19 @@ def test_index_runs_as_a_submitted_job_and_a_refusal_fails_it(head, tmp_path):
     assert (tmp_path / "m.parquet").exists()
     refused = submit(head, "jobs/index.py", "--photos", str(tmp_path / "none"), "--output", str(tmp_path / "n.parquet"))
     assert refused.returncode != 0 and "no such file or folder" in refused.stdout + refused.stderr
+
+
+def test_pretrain_runs_as_a_submitted_job(head, tmp_path):
+    commit_faces(str(tmp_path / "aligned"), jpegs(pictures(64)))
+    done = submit(
+        head, "jobs/pretrain.py", "--faces", str(tmp_path / "aligned"), "--output", str(tmp_path / "run"),
+        "--model", "vit_tiny", "--patch", "8", "--samples", "64", "--global-batch", "16", "--micro-batch", "8",
+        "--decoder.width", "32", "--decoder.depth", "1", "--decoder.num-heads", "2", "--judged-faces", "20",
+        "--judgements", "1", "--workers", "2", "--cpus-per-worker", "0.5", "--memory-per-worker", "0.1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "ray: joined the cluster at" in done.stdout and "workers 2" in done.stdout + done.stderr
+    assert load(str(tmp_path / "run" / "checkpoint"), task="mae").config.metrics["samples"] == 64
 
 
 def test_without_the_token_the_door_is_shut(head, tmp_path):

@@ -14,16 +14,22 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
+from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
 from fahr import store
 from fahr.errors import Refused
-from fahr.models import Predictor, load
+from fahr.models import Architecture, Predictor, load
+from fahr.models.checkpoints.hub import KNOWN, fetch
+from fahr.models.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PATHS = {f"/fridolin22/FAHR-Face/resolve/main/{name}": name for name in ("fahr_face.pth", "fahr_faceage.pth")}
+IMAGENET = "deit_tiny_patch16_224.fb_in1k"
+PATHS[f"/timm/{IMAGENET}/resolve/main/model.safetensors"] = "model.safetensors"
 
 
 def age_model() -> Any:
@@ -263,3 +269,53 @@ def test_the_environment_alone_names_hub_and_cache(hub: Hub, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"hf://fridolin22/FAHR-Face@{COMMIT}/fahr_faceage.pth"
     assert list((tmp_path / "home").rglob("fahr_faceage.pth"))
+
+
+# ImageNet's
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name.startswith("imagenet-")])
+def test_names_of_imagenet_are_what_timm_knows_under_them(name: str) -> None:
+    """Shape, normalization, licence and place, as timm's own registry tells them."""
+    _, model, patch = name.split("-")
+    shape = Architecture.named(model, patch=int(patch), size=224, task="age")
+    known = KNOWN[name]
+    told = get_pretrained_cfg(known.repository.removeprefix("timm/"))
+    assert told is not None and told.hf_hub_id == known.repository and told.license == "apache-2.0"
+    assert told.input_size == (3, 224, 224)
+    assert told.mean == pytest.approx(IMAGENET_MEAN) and told.std == pytest.approx(IMAGENET_STD)
+    with torch.device("meta"):
+        theirs: Any = timm.create_model(known.repository.removeprefix("timm/"), pretrained=False)
+    assert theirs.patch_embed.patch_size == (shape.patch, shape.patch)
+    assert (theirs.embed_dim, len(theirs.blocks)) == (shape.width, shape.depth)
+    assert theirs.blocks[0].attn.num_heads == shape.num_heads
+    assert theirs.pos_embed.shape == (1, 1 + shape.num_patches, shape.width)
+    assert known.name == f"{known.repository.removeprefix('timm/')}.safetensors" and known.file == "model.safetensors"
+
+
+def test_all_shapes_of_imagenet_differ_and_their_files_in_a_folder_too() -> None:
+    files = [known.name for known in KNOWN.values()]
+    assert len(files) == len(set(files)) == 7
+
+
+def test_imagenet_is_downloaded_from_its_own_repository(hub: Hub) -> None:
+    found = fetch("imagenet-vit_tiny-16")
+    assert found.data == hub.data and hub.seen == ["HEAD model.safetensors", "GET model.safetensors"]
+    assert found.origin == f"hf://timm/{IMAGENET}@{COMMIT}/model.safetensors"
+
+
+def test_in_a_folder_of_the_user_it_has_a_name_that_tells_what_it_is(
+    folder: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five files of the name model.safetensors would not fit into one folder."""
+    hub.how = "no file"
+    store.write_bytes(store.join(folder, "model.safetensors"), b"of anything")
+    monkeypatch.setenv("FAHR_WEIGHTS", folder)
+    with pytest.raises(Refused) as refusal:
+        fetch("imagenet-vit_tiny-16")
+    for part in (f"download model.safetensors of timm/{IMAGENET}", f"holds it as {IMAGENET}.safetensors;"):
+        assert part in str(refusal.value), refusal.value
+    place = store.join(folder, f"{IMAGENET}.safetensors")
+    store.write_bytes(place, b"mine")
+    found = fetch("imagenet-vit_tiny-16")
+    assert (found.data, found.origin) == (b"mine", place)

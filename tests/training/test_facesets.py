@@ -20,7 +20,7 @@ import pytest
 from fahr import images, store
 from fahr.errors import Refused
 from fahr.faces.rows import encode
-from fahr.training.facesets import BadFace, FaceSet, open_faces
+from fahr.training.facesets import BadFace, FaceSet, data_digest, open_faces
 from tools.faces import commit_faces, jpegs, people, pictures
 
 COUNT = 35
@@ -121,6 +121,42 @@ def test_the_digest_tells_data_apart_and_knows_it_again(tmp_path, encoded):
     other = [*encoded[:-1], encode(255 - pictures(COUNT)[-1], "jpeg")]
     assert digest("one", encoded) == digest("copy", encoded)
     assert len({digest("one", encoded), digest("other", other), digest("fewer", encoded[:-1])}) == 3
+
+
+def test_the_digest_of_the_data_is_told_from_markers_alone(folder, tmp_path, encoded):
+    """Before a cluster is asked for anything, and by a process that copies nothing."""
+    commit_faces(folder, encoded)
+    opened = open_faces(folder, cache=str(tmp_path / "cache")).digest
+    shards = [each.location for each in store.list_files(store.join(folder, "faces"))]
+    for shard in shards:
+        store.delete(shard)
+    assert len(shards) > 1 and data_digest(folder) == opened
+    commit_faces(str(tmp_path / "fewer"), encoded[:-1])
+    assert data_digest(str(tmp_path / "fewer")) != opened
+    train = open_faces(str(tmp_path / "fewer"), where=pc.field("split") == "train", cache=str(tmp_path / "cache"))
+    assert data_digest(str(tmp_path / "fewer")) != train.digest  # which rows are asked for is another matter
+
+
+def test_a_folder_without_a_face_has_no_digest(tmp_path, encoded):
+    with pytest.raises(Refused, match=r"holds no face \(0 finished units\)"):
+        data_digest(str(tmp_path / "nothing"))
+    commit_faces(str(tmp_path / "made"), encoded)
+    with pytest.raises(Refused, match=f"holds no face.*or name {tmp_path / 'made'}"):
+        data_digest(str(tmp_path / "made" / "faces"))
+
+
+def test_optional_columns_come_where_they_are_there(tmp_path, encoded):
+    commit_faces(str(tmp_path / "made"), encoded, sex=["f"] * COUNT, race=pa.nulls(COUNT))
+    settings = {"cache": str(tmp_path / "cache"), "optional": ["sex", "height", "age", "sex", "race", "subject_id"]}
+    faces = open_faces(str(tmp_path / "made"), ["age"], **settings)
+    labels = faces.labels([0, 1])
+    assert list(labels) == ["age", "sex", "race", "subject_id"]
+    assert labels["sex"].tolist() == ["f", "f"] and all(each is None or each != each for each in labels["race"])
+    assert faces.table.column_names == ["photo_id", "subject_id", "split", "age", "sex", "race"]
+    assert faces.digest == open_faces(str(tmp_path / "made"), cache=str(tmp_path / "cache")).digest
+    assert open_faces(str(tmp_path / "made"), cache=str(tmp_path / "cache"), optional=["height"]).labels([0]) == {}
+    with pytest.raises(Refused, match="no column 'height' to learn from"):
+        open_faces(str(tmp_path / "made"), ["height"], **settings)
 
 
 # The local copy

@@ -188,7 +188,7 @@ def test_too_many_bad_faces_end_the_run_with_the_first_of_them(place):
     [
         ({"global_batch": 121}, "121 from 120 faces"),
         ({"global_batch": 0}, "from 1 to their number"),
-        ({"global_batch": 10, "world": 3}, "multiple of 3. Give 9 or 12"),
+        ({"global_batch": 2, "world": 3}, "2 workers at most"),
         ({"global_batch": 10, "rank": 1}, "ranks are 0 to 0"),
         ({"global_batch": 10, "start": -1}, "start -1"),
         ({"global_batch": 10, "threads": 0}, "threads 0"),

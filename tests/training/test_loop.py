@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fahr.errors import Refused
 from fahr.training.loader import Batch
 from fahr.training.loop import Diverged, Metrics, train
 from fahr.training.recipe import Recipe
@@ -207,12 +206,6 @@ def test_a_loader_with_other_batches_is_told() -> None:
     chosen, task, state = begun()
     with pytest.raises(RuntimeError, match="step 1: 8 samples, global_batch is 16"):
         list(train(task, lambda start: small.Memory(start, global_batch=8), chosen, state))
-
-
-def test_a_micro_batch_that_does_not_fit_is_refused_before_data_is_opened() -> None:
-    chosen, task, state = begun(micro_batch=5)
-    with pytest.raises(Refused, match="micro_batch 5"):
-        list(train(task, small.Memory, chosen, state))
 
 
 @pytest.mark.parametrize("way", ["end", "break", "error"])

@@ -11,13 +11,13 @@ from fahr.errors import Refused
 from fahr.training import state as states
 from fahr.training.average import Average
 from fahr.training.loop import train
-from fahr.training.state import FORMAT, State, fresh, load, read, save, snapshot
+from fahr.training.state import FORMAT, Damaged, State, fill, fresh, load, read, save, snapshot
 from fahr.training.tasks import Task
 from training import small
 
 
 def run(steps: int, seed: int = 0, **changes: Any) -> tuple[Task, State]:
-    chosen = small.recipe(seed=seed, ema=0.9, layer_decay=0.8, **changes)
+    chosen = small.recipe(**{"seed": seed, "ema": 0.9, "layer_decay": 0.8} | changes)
     task = small.age(chosen)
     state = fresh(task.model, chosen)
     for _ in train(task, small.Memory, chosen, state, stop_after=steps):
@@ -108,13 +108,61 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> No
     whole = file.read_bytes()
     foreign = safetensors.torch.save({"weight": torch.zeros(3)})
     file.write_bytes({"empty": b"", "cut": whole[:-100], "text": b"no state at all", "foreign": foreign}[damage])
-    with pytest.raises(Refused, match="is not the state of a training run, or is damaged"):
+    with pytest.raises(Damaged, match="is not the state of a training run, or is damaged"):
         read(str(file), "abc")
+
+
+def test_a_sound_state_of_another_run_or_format_is_refused_but_not_damaged(tmp_path: Path) -> None:
+    """Whoever looks for the newest sound state goes back before a damaged one, and before no other."""
+    location = str(tmp_path / "state")
+    taken = snapshot(run(0)[1], "abc")
+    for facts, said in (({"digest": "def"}, "configuration def"), ({"format": "fahr-training-state-9"}, "state-9")):
+        states.write(location, states.Snapshot(taken.tensors, taken.facts | facts))
+        with pytest.raises(Refused, match=said) as refusal:
+            read(location, "abc")
+        assert not isinstance(refusal.value, Damaged)
 
 
 def test_no_state_is_told_as_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(store.Missing, match="no such file"):
         read(str(tmp_path / "none"), "abc")
+
+
+# A model from it
+
+
+@pytest.mark.parametrize("ema", [0.9, 0.0])
+def test_a_model_is_filled_with_the_mean_where_there_is_one_and_with_what_is_no_parameter(ema: float) -> None:
+    _, state = run(3, ema=ema)
+    state.model.encoder.pos_embed = state.model.encoder.pos_embed + 0.5  # a buffer: no mean is kept of it
+    taken = snapshot(state, "abc")
+    filled = small.predictor()
+    fill(filled, taken)
+    expected = small.weights(state.model)
+    if ema:
+        assert state.average is not None
+        assert not all(torch.equal(each, expected[name]) for name, each in state.average.weights.items())
+        expected |= state.average.weights
+    small.assert_equal(small.weights(filled), expected)
+
+
+def test_a_model_that_was_filled_is_no_part_of_the_snapshot() -> None:
+    taken = snapshot(run(1)[1], "abc")
+    kept = {name: each.clone() for name, each in taken.tensors.items()}
+    filled = small.predictor()
+    fill(filled, taken)
+    with torch.no_grad():
+        for parameter in filled.parameters():
+            parameter.add_(1.0)
+    small.assert_equal(taken.tensors, kept)
+
+
+def test_another_model_is_not_filled_in_part() -> None:
+    other = small.autoencoder()
+    before = small.weights(other)
+    with pytest.raises(KeyError):
+        fill(other, snapshot(run(1)[1], "abc"))
+    small.assert_equal(small.weights(other), before)
 
 
 # The running mean
@@ -148,3 +196,15 @@ def test_the_mean_is_lent_to_the_model_and_the_weights_come_back() -> None:
         raise KeyError
     small.assert_equal(small.weights(task.model), weights)
     small.assert_equal(state.average.weights, mean)
+
+
+def test_a_flipped_bit_in_a_state_is_noticed(tmp_path: Path) -> None:
+    chosen = small.recipe()
+    state = fresh(small.pretraining(chosen).model, chosen)
+    place = tmp_path / "state"
+    save(str(place), state, "any")
+    data = bytearray(place.read_bytes())
+    data[-100] ^= 1
+    place.write_bytes(data)
+    with pytest.raises(Damaged, match="not those that were written"):
+        load(str(place), state, "any")

@@ -6,7 +6,7 @@ Each test starts two processes of this file that meet over loopback, and compare
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,23 @@ from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from fahr.errors import Refused
+from fahr.training.background import Background
+from fahr.training.journal import Journal, read_rows
+from fahr.training.keeper import Keeper
+from fahr.training.loader import Batch
 from fahr.training.loop import train
 from fahr.training.recipe import Recipe
-from fahr.training.state import State, fresh, load, save, snapshot
+from fahr.training.run import Desk, Plan, Stopped, gathered, run
+from fahr.training.state import State, fresh, load, read, save, snapshot
 from fahr.training.step import pair_step, step
 from fahr.training.tasks import Task
+from fahr.training.workers import Strategy, agree, placed, rank, wrap
 from training import small
 
 KINDS = ("half_painted", "survival")
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "fsdp")
+CPU = torch.device("cpu")
 Results = dict[str, Tensor]
 
 
@@ -110,6 +119,65 @@ def save_snapshot(file: Path, taken: Any) -> None:
     write(str(file), taken)
 
 
+class Odd(small.Memory):
+    """Fifteen samples a step: seven for one worker, eight for the other."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(self.start, 10**9, 15):
+            yield small.batch_at(first + 15 * self.rank // self.world, first + 15 * (self.rank + 1) // self.world)
+
+
+def odd(start: int) -> Odd:
+    return Odd(start, rank=rank(), world=2 if distributed.is_initialized() else 1)
+
+
+def uneven(kind: str, strategy: Strategy, micro_batch: int) -> Results:
+    """Two steps of 15 samples: losses, norms, and the state as it is in the end."""
+    chosen = recipe(global_batch=15, micro_batch=micro_batch, clip=0)
+    task = placed(small.TASKS[kind](chosen), CPU)
+    task_of_workers = wrap(task, strategy, CPU)
+    state = fresh(task.model, chosen)
+    told = list(train(task_of_workers, odd, chosen, state, stop_after=2))
+    results = {name: torch.tensor([getattr(each, name) for each in told]).double() for name in ("loss", "grad_norm")}
+    return results | snapshot(state, "any").tensors
+
+
+def stopped(strategy: Strategy, folder: Path) -> None:
+    """A run that the second worker is asked to stop after its third step. The first has the desk."""
+    chosen = recipe()
+    task = placed(small.half_painted(chosen), CPU)
+    task_of_workers = wrap(task, strategy, CPU)
+    state, asked, reported = fresh(task.model, chosen), 0, []
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return rank() == 1 and asked == 3
+
+    with Background() as background:
+        desk = None
+        if rank() == 0:
+            keeper = Keeper(str(folder / "states"), "any", background)
+            desk = Desk(keeper, Journal(str(folder), 0, background), background, lambda taken, at: {"masked_loss": 0.5})
+        try:
+            run(
+                task_of_workers, share, chosen, state, plan=Plan(1, frozenset({2}), 1e9, 1e9), digest="any", desk=desk,
+                device=CPU, stop=stop, report=reported.append,
+            )  # fmt: skip
+        except Stopped as error:
+            assert "after step 3 of 6" in str(error)
+        assert state.position == 48 and [row["position"] for row in reported] == [32]
+    distributed.barrier()
+
+
+def agreements() -> None:
+    """What one says, all hear; and what each could not read, all know."""
+    mine = [rank() == 0, rank() == 1, False, True]
+    assert agree(mine, CPU) == [True, True, False, True]
+    assert agree([False], CPU) == [False]
+    assert gathered({rank(): f"by {rank()}", 7: "by both"}) == {0: "by 0", 1: "by 1", 7: "by both"}
+
+
 def worker(rank: int, folder: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
@@ -129,6 +197,12 @@ def worker(rank: int, folder: Path) -> None:
     results, _ = trained("survival", state_file=str(folder / "from-1"))
     found |= {f"resumed/{name}": each for name, each in results.items()}
     found |= {f"sharded/{name}": each for name, each in sharded("half_painted", folder).items()}
+    agreements()
+    for strategy in STRATEGIES:
+        for kind in KINDS:
+            results = uneven(kind, strategy, 3)
+            found |= {f"odd/{kind}/{strategy}/{name}": each for name, each in results.items()}
+        stopped(strategy, folder / strategy)
     if rank == 0:
         safetensors.torch.save_file(found, folder / "found")
     distributed.barrier()
@@ -205,6 +279,48 @@ def test_a_sharded_run_has_the_same_curve_and_a_whole_state(two: tuple[Results, 
     assert found.keys() == expected.keys()
     for kind in ("model/", "average/", "step/"):
         small.assert_close(part(found, kind), part(expected, kind), 1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_that_two_workers_cannot_halve_gives_the_steps_of_one(
+    two: tuple[Results, Path], kind: str, strategy: Strategy
+) -> None:
+    """Micro-batches of 3: the 7 samples of one and the 8 of the other make three parts each."""
+    found = part(two[0], f"odd/{kind}/{strategy}/")
+    expected = uneven(kind, strategy, 15)
+    assert found["loss"].tolist() == pytest.approx(expected["loss"].tolist(), rel=1e-6)
+    assert found["grad_norm"].tolist() == pytest.approx(expected["grad_norm"].tolist(), rel=1e-4)
+    assert found.keys() == expected.keys()
+    for what in ("model/", "average/", "exp_avg/"):
+        small.assert_close(part(found, what), part(expected, what), 1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_worker_that_is_asked_to_stop_stops_both_and_the_state_goes_on(
+    two: tuple[Results, Path], strategy: Strategy
+) -> None:
+    folder = two[1] / strategy
+    rows = [(row["kind"], row["position"]) for row in read_rows(str(folder))]
+    assert rows == [("begin", 0), ("step", 16), ("step", 32), ("judged", 32), ("step", 48)]
+    found = read(str(folder / "states" / f"state-{48:015d}.safetensors"), "any")
+    _, state = trained("half_painted", stop_after=3)
+    expected = snapshot(state, "any")
+    assert found.facts == expected.facts and found.tensors.keys() == expected.tensors.keys()
+    for what in ("model/", "average/", "step/"):
+        small.assert_close(part(found.tensors, what), part(expected.tensors, what), 1e-4)
+
+
+def test_one_worker_agrees_with_itself_and_needs_no_wrapper() -> None:
+    task = small.pretraining(recipe())
+    for strategy in STRATEGIES:
+        assert wrap(task, strategy, CPU) is task
+    assert agree([True, False], CPU) == [True, False] and rank() == 0
+
+
+def test_an_unknown_strategy_is_refused_by_one_worker_too() -> None:
+    with pytest.raises(Refused, match=r"strategy 'fdsp': not one of ddp, fsdp\. Did you mean 'fsdp'\?"):
+        wrap(small.pretraining(recipe()), "fdsp", CPU)  # type: ignore[arg-type]
 
 
 def test_a_task_that_is_not_wrapped_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

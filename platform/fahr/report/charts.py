@@ -1,12 +1,17 @@
 """Charts, as PNG bytes."""
 
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from fahr.store import Ledger
 
-BLUE, GREY = "#2b6ca3", "#8a8f98"
+BLUE, GREY, RED = "#2b6ca3", "#8a8f98", "#c0532b"
+SMOOTHED = 25  # steps
 
 
 def reject_chart(ledger: Ledger) -> bytes:
@@ -32,3 +37,34 @@ def png(figure: Figure) -> bytes:
     out = BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
+
+
+def loss_chart(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """The lines of a run's metrics.jsonl: loss and learning rate over the samples seen, skipped steps marked."""
+    steps = [row for row in rows if row["kind"] == "step" and row["loss"] is not None]
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    seen = np.array([row["position"] for row in steps], float)
+    loss = np.array([row["loss"] for row in steps], float)
+    above.plot(seen, loss, color=GREY, linewidth=0.7, alpha=0.6, label="of single steps")
+    if len(loss) >= SMOOTHED:
+        kernel = np.ones(SMOOTHED) / SMOOTHED
+        middle = slice(SMOOTHED // 2, SMOOTHED // 2 + len(loss) - SMOOTHED + 1)
+        above.plot(seen[middle], np.convolve(loss, kernel, "valid"), color=BLUE, label=f"mean of {SMOOTHED}")
+    judged = [row for row in rows if row["kind"] == "judged"]
+    if judged:
+        held = [(row["position"], row["masked_loss"]) for row in judged]
+        above.plot(*zip(*held, strict=True), "o", color=RED, markersize=4, label="held-out faces")
+    for row in rows:
+        if row["kind"] == "skipped":
+            above.axvline(row["position"], color=RED, linewidth=0.8, linestyle=":")
+    above.set_ylabel("loss")
+    above.set_title(title, loc="left")
+    above.legend(frameon=False)
+    below.plot(seen, [row["learning_rate"] for row in steps], color=BLUE)
+    below.set_ylabel("learning rate")
+    below.set_xlabel("samples seen")
+    below.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)

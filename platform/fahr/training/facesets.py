@@ -51,25 +51,37 @@ def open_faces(
     where: pc.Expression | None = None,
     *,
     cache: str,
+    optional: Sequence[str] = (),
     packed: bool = False,
 ) -> "FaceSet":
     """The faces under `folder`, the output of jobs/align.py: those for which `where` holds, in the order of the units.
 
-    `columns`: what comes as labels. `cache`: a local folder; it takes about the bytes of the shards, and with `packed`
-    3 S^2 bytes a face beside them. Refused: no face, sizes or conventions mixed, columns that units disagree about.
+    `columns`: what comes as labels; `optional` ones come where they are there. `cache`: a local folder; it takes about
+    the bytes of the shards, and with `packed` 3 S^2 bytes a face beside them. Refused: no face, sizes or conventions
+    mixed, columns that units disagree about.
     """
-    units = store.committed(folder)
+    units = _with_faces(folder)
     rows = sum(unit.files["faces"]["rows"] for unit in units if "faces" in unit.files)
-    if not rows:
+    digest = _digest(units)
+    size = sum(unit.files["faces"]["bytes"] for unit in units if "faces" in unit.files)
+    made = cached(cache, f"faces-{digest}.arrow", size, lambda file: _copy(file, folder, units, rows))
+    return FaceSet(folder, made, digest, columns, where, packed, optional)
+
+
+def _with_faces(folder: str) -> list[store.Unit]:
+    units = store.committed(folder)
+    if not any(unit.files["faces"]["rows"] for unit in units if "faces" in unit.files):
         hint = f", or name {store.parent(folder)}" if store.name(folder) == "faces" else ""
         raise Refused(
             f"{folder}: holds no face ({len(units):,} finished units). Name the output of jobs/align.py{hint}; if it "
             "is that, its ledger.json says why every photo was rejected."
         )
-    digest = _digest(units)
-    size = sum(unit.files["faces"]["bytes"] for unit in units if "faces" in unit.files)
-    made = cached(cache, f"faces-{digest}.arrow", size, lambda file: _copy(file, folder, units, rows))
-    return FaceSet(folder, made, digest, columns, where, packed)
+    return units
+
+
+def data_digest(folder: str) -> str:
+    """Of the faces under `folder`, from their markers alone. Refused: no face."""
+    return _digest(_with_faces(folder))
 
 
 def _digest(units: Sequence[store.Unit]) -> str:
@@ -155,10 +167,18 @@ class FaceSet:
     """Rows 0 to `num_rows` - 1. Threads may share it."""
 
     def __init__(
-        self, folder: str, copy: Cached, digest: str, columns: Sequence[str], where: pc.Expression | None, packed: bool
+        self,
+        folder: str,
+        copy: Cached,
+        digest: str,
+        columns: Sequence[str],
+        where: pc.Expression | None,
+        packed: bool,
+        optional: Sequence[str] = (),
     ) -> None:
         """Made by `open_faces`."""
         table = pa.ipc.open_file(pa.memory_map(copy.path)).read_all()
+        columns = [*columns, *(name for name in optional if name in table.column_names and name not in columns)]
         mask = _mask(folder, table, where)
         self._kept = None if mask is None else np.flatnonzero(mask)  # rows of the copy
         self.num_rows: int = table.num_rows if self._kept is None else len(self._kept)

@@ -65,7 +65,6 @@ def train(
 
     `open_batches(position)` begins at that position. `stop_after`: so many steps at most, from here.
     """
-    recipe.accumulation(world_size())  # refuses what can't be shared out
     task.train()
     done = state.position // recipe.global_batch
     last = recipe.num_steps if stop_after is None else min(recipe.num_steps, done + stop_after)
@@ -117,7 +116,7 @@ def _advance(task: nn.Module, source: Iterator[Batch], recipe: Recipe, state: St
 def _check(batch: Batch | None, recipe: Recipe, state: State) -> None:
     """A loader that stops early or stands elsewhere would change the run without a word."""
     rank = distributed.get_rank() if distributed.is_initialized() else 0
-    wanted = state.position + rank * (recipe.global_batch // world_size())
+    wanted = state.position + recipe.global_batch * rank // world_size()
     if batch is None:
         raise RuntimeError(f"the loader ended at position {state.position:,} of {recipe.num_samples:,}.")
     if int(batch.positions[0]) != wanted:

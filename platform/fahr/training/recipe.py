@@ -1,7 +1,7 @@
 """Everything that decides how a model is trained, beside its data.
 
-    recipe = paper_vit_base()
-    recipe.num_steps, recipe.peak_rate    # 500,455 and 0.0024
+    recipe = Recipe(model="vit_base", patch=8, epochs=50).counted(40_600_000)
+    recipe.num_steps, recipe.peak_rate    # 495,605 and 0.0024
 
 Lengths are in samples, never in epochs or steps: they mean the same for every batch and every number of workers.
 """
@@ -26,7 +26,9 @@ class Recipe(Options):
     base_lr: float = option(
         1.5e-4, gt=0, help="learning rate of a batch of 256; it grows in proportion to global_batch"
     )
-    warmup_samples: int = option(0, ge=0, help="samples over which the learning rate rises from 0", off="0")
+    warmup_samples: int | None = option(
+        None, ge=0, help="samples over which the learning rate rises from 0; none: a fortieth of the run", off="0"
+    )
     min_lr: float = option(0.0, ge=0, help="learning rate at the end, not scaled with the batch", off="0")
     weight_decay: float = option(0.05, ge=0, help="AdamW's, on matrices only", off="0")
     betas: tuple[float, float] = option((0.9, 0.95), help="AdamW's memory of gradients and of their squares")
@@ -74,7 +76,7 @@ class Recipe(Options):
                 f"samples {samples:,}: fewer than one global batch of {self.global_batch:,}, so not a step would be "
                 "made. Give more samples or epochs, or a smaller global_batch."
             )
-        if self.warmup_samples > samples:
+        if self.warmup_samples is not None and self.warmup_samples > samples:
             problems.append(
                 f"warmup_samples {self.warmup_samples:,}: more than the {samples:,} samples of the run. Give fewer."
             )
@@ -103,46 +105,27 @@ class Recipe(Options):
         return self.samples
 
     @property
+    def num_warmup(self) -> int:
+        """Samples. A fortieth is MAE's share: 40 epochs of 1,600."""
+        return self.num_samples // 40 if self.warmup_samples is None else self.warmup_samples
+
+    @property
     def num_steps(self) -> int:
         """Whole global batches: what is left over is not trained on."""
         return self.num_samples // self.global_batch
 
     def accumulation(self, world: int) -> int:
-        """Micro-batches of a device in one step. Refused: a global batch that can't be shared out evenly."""
-        if self.global_batch % world:
+        """Micro-batches of a device in one step: the same on all workers, whose shares differ by one sample at most."""
+        if world > self.global_batch:
             raise Refused(
-                f"global_batch {self.global_batch:,}: is not divided by {world} workers. Give a multiple of {world}, "
-                f"such as {-(-self.global_batch // world) * world:,}."
+                f"global_batch {self.global_batch}: over {world} workers leaves some without a sample. Give a larger "
+                f"batch, or {self.global_batch} workers at most."
             )
-        share = self.global_batch // world
-        if self.micro_batch >= share:
-            return 1
-        if share % self.micro_batch:
-            fit = max(size for size in range(1, self.micro_batch + 1) if share % size == 0)
+        share = -(-self.global_batch // world)
+        parts = -(-share // self.micro_batch)
+        if self.global_batch // world < parts:
             raise Refused(
-                f"micro_batch {self.micro_batch:,}: does not divide the {share:,} samples of a worker (global_batch "
-                f"{self.global_batch:,} over {world}). Give {fit:,}."
+                f"micro_batch {self.micro_batch}: one worker of {world} would have fewer than the {parts} micro-"
+                f"batches of the others (global_batch {self.global_batch}). Give {self.micro_batch + 1}."
             )
-        return share // self.micro_batch
-
-
-def paper_vit_base() -> Recipe:
-    """FAHR-Face as far as it is known, MAE's public values for the rest (science.md 3.3): WebFace42M, about 50 epochs.
-
-    1,600 epochs of ImageNet's 1,281,167 images, 40 of them to warm up, counted in samples.
-    """
-    images = 1_281_167
-    return Recipe(model="vit_base", patch=8, samples=1600 * images, warmup_samples=40 * images)
-
-
-def laptop_vit_tiny() -> Recipe:
-    """Minutes on two cores: shows that everything works, and learns faces, not more."""
-    return Recipe(
-        model="vit_tiny",
-        patch=16,
-        samples=96_000,
-        global_batch=64,
-        micro_batch=64,
-        base_lr=4e-3,
-        warmup_samples=6_400,
-    )
+        return parts

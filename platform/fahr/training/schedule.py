@@ -11,7 +11,7 @@ def rate(samples_seen: int, recipe: Recipe) -> float:
     Rise: peak * seen / warmup. Then min + (peak - min) * (1 + cos(pi * share)) / 2, where share = (seen - warmup) /
     (samples - warmup); peak = base_lr * global_batch / 256 (Goyal 2017; Loshchilov and Hutter 2017).
     """
-    peak, warmup, end = recipe.peak_rate, recipe.warmup_samples, recipe.num_samples
+    peak, warmup, end = recipe.peak_rate, recipe.num_warmup, recipe.num_samples
     if samples_seen < warmup:
         return peak * samples_seen / warmup
     if samples_seen >= end:

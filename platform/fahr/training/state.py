@@ -9,15 +9,17 @@ own generators are seeded by position at every step. So a run may go on with ano
 `snapshot` (copies, in memory) and `write` are apart, so that a job can write while it trains on.
 """
 
+import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fahr import store
@@ -29,6 +31,10 @@ from fahr.training.recipe import Recipe
 
 FORMAT = "fahr-training-state-1"
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW knows of a parameter
+
+
+class Damaged(Refused):
+    """A file that is no state, or no longer."""
 
 
 @dataclass
@@ -62,7 +68,8 @@ def snapshot(state: State, digest: str) -> Snapshot:
 
 
 def write(location: str, snapshot: Snapshot) -> None:
-    metadata = {"fahr": json.dumps(snapshot.facts)}
+    facts = {**snapshot.facts, "checksum": _checksum(snapshot.tensors)}
+    metadata = {"fahr": json.dumps(facts)}
     store.write_bytes(location, safetensors.torch.save(snapshot.tensors, metadata))
 
 
@@ -79,10 +86,12 @@ def read(location: str, digest: str) -> Snapshot:
         facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fahr"])
         found = facts["format"], facts["digest"], int(facts["position"]), int(facts["skipped"])
     except (SafetensorError, struct.error, KeyError, TypeError, ValueError) as error:
-        raise Refused(
+        raise Damaged(
             f"{location}: is not the state of a training run, or is damaged ({error}). Go back to the one before it, "
             "or delete it to begin anew."
         ) from error
+    if found[0] == FORMAT and facts.pop("checksum", None) != _checksum(tensors):
+        raise Damaged(f"{location}: its numbers are not those that were written: the disk or the copy is bad.")
     if found[0] != FORMAT:
         raise Refused(f"{location}: has format {found[0]!r}, this code reads {FORMAT!r}. Begin anew elsewhere.")
     if found[1] != digest:
@@ -112,8 +121,26 @@ def restore(snapshot: Snapshot, state: State) -> None:
     state.position, state.skipped = int(snapshot.facts["position"]), int(snapshot.facts["skipped"])
 
 
+def fill(model: nn.Module, snapshot: Snapshot) -> None:
+    """The weights of a snapshot, their running mean where there is one, into a whole model."""
+    tensors = {}
+    for name in model.state_dict():
+        mean = snapshot.tensors.get(f"average/{name}")
+        tensors[name] = snapshot.tensors[f"model/{name}"] if mean is None else mean
+    model.load_state_dict(tensors)
+
+
 def load(location: str, state: State, digest: str) -> None:
     restore(read(location, digest), state)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Local files have none of their own, and a run that goes on from a flipped bit is wrong without a word."""
+    running = hashlib.sha256()
+    for name in sorted(tensors):
+        running.update(name.encode())
+        running.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return running.hexdigest()
 
 
 def _live(state: State) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ all samples divided by their number comes out even where shares are uneven.
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def step(task: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, recipe
     sharing, device = _sharing(task), batch.images.device
     total = int(_summed(torch.tensor(float(len(batch.positions)), dtype=torch.float64, device=device)))
     losses: list[Tensor] = []
-    for part in _parts(batch, recipe.micro_batch):
+    for part in _parts(batch, recipe):
         with _same_every_time(task, batch, part, recipe, sync=part.last):
             each = _run(task, batch, part, recipe)
             torch.autograd.backward(each.sum() * (sharing / total))
@@ -74,7 +75,7 @@ def pair_step(task: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, r
     randomness it had, its scores' gradient given. By the chain rule that is the gradient of the one big batch.
     """
     optimizer.zero_grad(set_to_none=True)
-    sharing, parts = _sharing(task), _parts(batch, recipe.micro_batch)
+    sharing, parts = _sharing(task), _parts(batch, recipe)
     pair_loss = bare(task).pair_loss
     assert pair_loss is not None, "a task over pairs is needed"
     with torch.no_grad():
@@ -102,12 +103,14 @@ class _Part(NamedTuple):
     last: bool
 
 
-def _parts(batch: Batch, micro_batch: int) -> list[_Part]:
+def _parts(batch: Batch, recipe: Recipe) -> list[_Part]:
+    """As many on each worker: where weights are sharded, all of them gather a block's weights as often."""
     positions = batch.positions.tolist()  # once a step: each look at a number on a device waits for all work before it
-    number = len(positions)
-    starts = range(0, number, micro_batch)
+    count = max(recipe.accumulation(world_size()), -(-len(positions) // recipe.micro_batch))
+    count = min(count, len(positions))
+    edges = [len(positions) * number // count for number in range(count + 1)]
     return [
-        _Part(slice(start, min(start + micro_batch, number)), positions[start], start == starts[-1]) for start in starts
+        _Part(slice(start, stop), positions[start], stop == len(positions)) for start, stop in itertools.pairwise(edges)
     ]
 
 

@@ -23,12 +23,26 @@ VARIABLE = "FAHR_WEIGHTS"
 class Published:
     repository: str
     file: str
-    task: str
+    saved_as: str = ""  # in FAHR_WEIGHTS, where the repository's own name for it says too little
+
+    @property
+    def name(self) -> str:
+        return self.saved_as or self.file
+
+
+def _timm(model: str) -> Published:
+    return Published(f"timm/{model}", "model.safetensors", f"{model}.safetensors")
 
 
 KNOWN = {
-    "fahr-face": Published("fridolin22/FAHR-Face", "fahr_face.pth", "mae"),
-    "fahr-faceage": Published("fridolin22/FAHR-Face", "fahr_faceage.pth", "age"),
+    "fahr-face": Published("fridolin22/FAHR-Face", "fahr_face.pth"),
+    "fahr-faceage": Published("fridolin22/FAHR-Face", "fahr_faceage.pth"),
+    # ImageNet, for the arm that asks what faces add. All five read pixels normalised as ours are; Apache-2.0.
+    "imagenet-vit_tiny-16": _timm("deit_tiny_patch16_224.fb_in1k"),
+    "imagenet-vit_small-16": _timm("deit_small_patch16_224.fb_in1k"),
+    "imagenet-vit_base-16": _timm("deit_base_patch16_224.fb_in1k"),
+    "imagenet-vit_small-8": _timm("vit_small_patch8_224.dino"),
+    "imagenet-vit_base-8": _timm("vit_base_patch8_224.dino"),
 }
 UNPUBLISHED = {"fahr-facesurvival": "Its authors have not released it. Train one: jobs/finetune_survival.py."}
 
@@ -44,7 +58,7 @@ def fetch(name: str) -> Fetched:
     known = KNOWN[name]
     tried = []
     if folder := os.environ.get(VARIABLE):
-        here = store.join(store.absolute(folder), known.file)
+        here = store.join(store.absolute(folder), known.name)
         try:
             return Fetched(store.read_bytes(here, MAX_BYTES), here)
         except (store.Missing, store.Denied, store.TooLarge) as error:
@@ -85,9 +99,10 @@ def _read(path: str, known: Published) -> Fetched:
 
 def _remedies(name: str, known: Published, tried: list[str]) -> str:
     places = "".join(f"\n  {each}" for each in tried)
+    as_name = f" as {known.saved_as}" if known.saved_as else ""
     return (
         f"The weights {name!r} are not to be had.{places}\n"
         "Do one of three things: load them once where the hub can be reached (HF_ENDPOINT names a mirror), with the "
         f"same HF_HOME; or download {known.file} of {known.repository} yourself and set {VARIABLE} to the folder or "
-        "s3:// URI that holds it; or name a file or folder of your own in place of the name."
+        f"s3:// URI that holds it{as_name}; or name a file or folder of your own in place of the name."
     )
