@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fahr.errors import Refused
 from fahr.faces.detectors import DETECTORS, Detector, Face, InputSize, create_detector, given_face
 from fahr.faces.detectors.decoding import VALUES, anchor_grid, best_of_overlapping, decode, join_levels, logit
+from fahr.faces.detectors.faces import equal_batches
 from fahr.faces.detectors.mobile import OnPhotos
 from fahr.faces.detectors.mobile_network import ANCHORS as MOBILE
 from fahr.faces.detectors.mtcnn import Mtcnn
@@ -356,3 +357,17 @@ def test_three_detectors_agree_on_all_portraits() -> None:
         print(f"{name} and {other}: eyes {np.median(apart):.1%} apart, p95 {np.quantile(apart, 0.95):.1%}")
         assert np.median(apart) <= 0.05
     assert all(len(faces) == 1 for each in found.values() for faces in each)
+
+
+def test_equal_batches_hold_every_photo_once_and_neither_too_many_nor_too_large() -> None:
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 255, (side, 40, 3), np.uint8) for side in (10, 20, 10, 30, 20, 10, 10, 500)]
+    for most, most_px in ((2, None), (8, 800), (3, 400), (8, 1)):
+        seen = []
+        for numbers, equal in equal_batches(photos, most, most_px):
+            assert len(numbers) <= most
+            assert most_px is None or len(numbers) == 1 or equal[..., 0].size <= most_px
+            for number, photo in zip(numbers, equal, strict=True):
+                assert np.array_equal(photo, photos[number])
+            seen += numbers
+        assert sorted(seen) == list(range(len(photos)))

@@ -34,14 +34,20 @@ class Detector(Protocol):
     def detect(self, photos: Sequence[Pixels]) -> list[list[Face]]: ...
 
 
-def equal_batches(photos: Sequence[Pixels], most: int) -> Iterator[tuple[list[int], Pixels]]:
-    """Which photos, and their (B, height, width, 3): never padded, since padding would move what a network finds."""
+def equal_batches(
+    photos: Sequence[Pixels], most: int, most_px: int | None = None
+) -> Iterator[tuple[list[int], Pixels]]:
+    """Which photos, and their (B, height, width, 3): never padded, since padding would move what a network finds.
+
+    `most_px`: pixels of a batch, where its photos are so large that fewer than `most` are quicker.
+    """
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, photo in enumerate(photos):
         by_size[photo.shape].append(number)
-    for numbers in by_size.values():
-        for start in range(0, len(numbers), most):
-            some = numbers[start : start + most]
+    for shape, numbers in by_size.items():
+        fit = most if most_px is None else max(1, min(most, most_px // (shape[0] * shape[1])))
+        for start in range(0, len(numbers), fit):
+            some = numbers[start : start + fit]
             yield some, np.stack([photos[number] for number in some])
 
 
