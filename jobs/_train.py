@@ -42,7 +42,11 @@ class WorkerOptions(JobOptions):
     """Where a training job runs: never what comes out."""
 
     workers: int = option(
-        1, ge=0, help="training processes, at most; 0: one, in this process and without Ray", result=False
+        1,
+        ge=0,
+        help="training processes, at most; 0: one, in this process and without Ray",
+        result=False,
+        unit="processes",
     )
     min_workers: int | None = option(
         None,
@@ -50,6 +54,7 @@ class WorkerOptions(JobOptions):
         help="go on with so many while the cluster has no more",
         off="none: as many as workers",
         result=False,
+        unit="processes",
     )
     cpus_per_worker: float = option(1.0, gt=0, help="CPU that each reserves", unit="CPU", result=False)
     threads: int | None = option(
@@ -58,13 +63,16 @@ class WorkerOptions(JobOptions):
         help="threads that each computes with",
         off="none: one a CPU it reserved, or all with workers 0",
         result=False,
+        unit="threads",
     )
     gpus_per_worker: float = option(0.0, ge=0, help="GPU that each reserves", unit="GPU", off="0", result=False)
     memory_per_worker: float = option(2.0, gt=0, help="heap that each reserves", unit="GiB", result=False)
     strategy: Literal["ddp", "fsdp"] = option(
         "ddp", help="ddp: each worker has all weights; fsdp: a share of them, for models that do not fit", result=False
     )
-    max_failures: int = option(3, ge=0, help="how often a run that broke goes on by itself", off="0", result=False)
+    max_failures: int = option(
+        3, ge=0, help="how often a run that broke goes on by itself", off="0", result=False, unit="times"
+    )
     collective_timeout: float = option(
         600, gt=0, help="after which workers that wait for a lost one give up and go on anew", unit="s", result=False
     )

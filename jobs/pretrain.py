@@ -60,9 +60,9 @@ _FINISH_S = 600.0  # that the last state may take to be written while the store 
 
 
 class DecoderOptions(Group):
-    width: int = option(512, ge=4, help="of its tokens")
-    depth: int = option(8, ge=1, help="blocks")
-    num_heads: int = option(16, ge=1, help="heads of attention")
+    width: int = option(512, ge=4, help="length of its tokens", unit="numbers a token")
+    depth: int = option(8, ge=1, help="how many blocks it has", unit="blocks")
+    num_heads: int = option(16, ge=1, help="heads of its attention", unit="heads")
 
 
 class Options(Recipe, _train.WorkerOptions):
@@ -77,13 +77,15 @@ class Options(Recipe, _train.WorkerOptions):
     decoder: DecoderOptions = option(DecoderOptions(), help="the half that is thrown away afterwards")
     mae: MaeOptions = option(MaeOptions(), help="what is hidden and what is predicted")
     augmentation: Augmentation = option(PRESETS["mae"], help="what may happen to a face")
-    judgements: int = option(5, ge=1, help="how often the model is judged on held-out faces", result=False)
-    judged_faces: int = option(
-        2000, ge=20, help="held-out faces, and as many for the probes to learn from", result=False
+    judgements: int = option(
+        5, ge=1, help="how often the model is judged on held-out faces", result=False, unit="times"
     )
-    log_rows: int = option(2000, ge=1, help="lines of metrics.jsonl", result=False)
+    judged_faces: int = option(
+        2000, ge=20, help="held-out faces, and as many for the probes to learn from", result=False, unit="faces"
+    )
+    log_rows: int = option(2000, ge=1, help="lines of metrics.jsonl", result=False, unit="lines")
     checkpoint_minutes: float = option(5.0, gt=0, help="what a kill costs at most", unit="minutes", result=False)
-    keep: int = option(3, ge=1, help="states that are kept", result=False)
+    keep: int = option(3, ge=1, help="states that are kept", result=False, unit="states")
     cache: Location | None = option(
         None, help="local folder for a copy of the faces", off="none: OUTPUT/cache, or the system's if that is s3://",
         result=False,
@@ -92,7 +94,7 @@ class Options(Recipe, _train.WorkerOptions):
         False, help="keep decoded faces in the cache: 7 times its size, nothing to decode", result=False
     )
     mlflow: str | None = option(None, help="tracking server that gets the metrics too", off="none", result=False)
-    loader_threads: int = option(2, ge=1, help="threads that decode, of each worker", result=False)
+    loader_threads: int = option(2, ge=1, help="threads that decode, of each worker", result=False, unit="threads")
 
     @model_validator(mode="before")
     @classmethod

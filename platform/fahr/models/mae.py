@@ -20,11 +20,11 @@ from fahr.models.regions import patch_weights
 
 
 class MaeOptions(Options):
-    mask_ratio: float = option(0.75, gt=0, lt=1, help="share of the patches that are hidden")
+    mask_ratio: float = option(0.75, gt=0, lt=1, help="share of the patches that are hidden", unit="share")
     norm_pix: bool = option(True, help="predict each patch relative to its own mean and spread", off="false")
     # Below 1 the decoder is shorter and the loss the mean over a random choice: for given predictions an unbiased
     # estimate. The predictions do change, since painted patches attend to each other (tests/models/test_mae.py).
-    decoded: float = option(1.0, gt=0, le=1, help="share of the hidden patches that are painted", off="1")
+    decoded: float = option(1.0, gt=0, le=1, help="share of the hidden patches that are painted", off="1", unit="share")
     regions: dict[str, float] | None = option(
         None, help="region -> weight, masked more often the higher it is; others have 1", off="none"
     )

@@ -25,34 +25,45 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, of RGB
 class Augmentation(Options):
     """What may happen to a face while training; the defaults do nothing. Amounts are drawn evenly up to the most."""
 
-    crop: float = option(1.0, help="least share of the area that a crop keeps", off="1", gt=0, le=1)
+    crop: float = option(1.0, help="least share of the area that a crop keeps", off="1", gt=0, le=1, unit="share")
     aspect: float = option(
-        4 / 3,
-        help="most that a crop is wider than high or higher than wide",
-        ge=1,
-        le=4,
+        4 / 3, help="most that a crop is wider than high or higher than wide", ge=1, le=4, unit="ratio"
     )
     turn: float = option(0.0, help="most that a face is turned", unit="degrees", off="0", ge=0, le=180)
-    zoom: float = option(0.0, help="most that a face is enlarged or shrunk, as a share", off="0", ge=0, lt=1)
+    zoom: float = option(
+        0.0, help="most that a face is enlarged or shrunk, as a share", off="0", ge=0, lt=1, unit="share"
+    )
     interpolation: Literal["bicubic", "bilinear"] = option("bicubic", help="how crops, turns and zooms are sampled")
     mirror: float = option(0.0, help="how often left and right are exchanged", unit="probability", off="0", ge=0, le=1)
-    brightness: float = option(0.0, help="most that it is brighter or darker, as a share", off="0", ge=0, le=1)
-    contrast: float = option(0.0, help="most that distances from the mean grey change, as a share", off="0", ge=0, le=1)
+    brightness: float = option(
+        0.0, help="most that it is brighter or darker, as a share", off="0", ge=0, le=1, unit="share"
+    )
+    contrast: float = option(
+        0.0, help="most that distances from the mean grey change, as a share", off="0", ge=0, le=1, unit="share"
+    )
     saturation: float = option(
-        0.0, help="most that distances from the own grey change, as a share", off="0", ge=0, le=1
+        0.0, help="most that distances from the own grey change, as a share", off="0", ge=0, le=1, unit="share"
     )
     grey: float = option(0.0, help="how often colour is taken away", unit="probability", off="0", ge=0, le=1)
     detail: float = option(
         0.0, help="how often it is scaled down and up again, as small or much compressed photos are",
         unit="probability", off="0", ge=0, le=1,
     )  # fmt: skip
-    detail_kept: float = option(0.4, help="least share of its side that a face is scaled down to", gt=0, le=1)
+    detail_kept: float = option(
+        0.4, help="least share of its side that a face is scaled down to", gt=0, le=1, unit="share"
+    )
     blur: float = option(0.0, help="how often it is blurred", unit="probability", off="0", ge=0, le=1)
     blur_most: float = option(
-        0.01, help="most of the blur's standard deviation, as a share of the side: 0.01 is 1.1 px of 112", gt=0, le=0.2
+        0.01,
+        help="most of the blur's standard deviation, as a share of the side: 0.01 is 1.1 px of 112",
+        gt=0,
+        le=0.2,
+        unit="share",
     )
     erase: float = option(0.0, help="how often a block is painted over", unit="probability", off="0", ge=0, le=1)
-    erase_most: float = option(1 / 3, help="most of the area that is painted over; the least is 0.02", ge=0.02, le=1)
+    erase_most: float = option(
+        1 / 3, help="most of the area that is painted over; the least is 0.02", ge=0.02, le=1, unit="share"
+    )
 
 
 PRESETS = {

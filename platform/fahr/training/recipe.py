@@ -17,32 +17,60 @@ from fahr.models.precision import PRECISIONS
 class Recipe(Options):
     model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
     patch: int = option(8, ge=1, help="side of a patch", unit="pixels")
-    epochs: float | None = option(None, gt=0, help="length of the run, unless `samples` says it", off="none")
-    samples: int | None = option(None, ge=1, help="length of the run, unless `epochs` says it", off="none")
-    global_batch: int = option(4096, ge=1, help="samples that decide one step, over all workers")
+    epochs: float | None = option(
+        None, gt=0, help="length of the run, unless `samples` says it", off="none", unit="passes over the faces"
+    )
+    samples: int | None = option(
+        None, ge=1, help="length of the run, unless `epochs` says it", off="none", unit="faces, repeats counted"
+    )
+    global_batch: int = option(4096, ge=1, help="samples that decide one step, over all workers", unit="samples")
     micro_batch: int = option(
-        256, ge=1, help="most samples that a device holds at once; the rest is accumulated", result=False
+        256,
+        ge=1,
+        help="most samples that a device holds at once; the rest is accumulated",
+        result=False,
+        unit="samples",
     )
     base_lr: float = option(
-        1.5e-4, gt=0, help="learning rate of a batch of 256; it grows in proportion to global_batch"
+        1.5e-4, gt=0, help="learning rate of a batch of 256; it grows in proportion to global_batch", unit="per step"
     )
     warmup_samples: int | None = option(
-        None, ge=0, help="samples over which the learning rate rises from 0; none: a fortieth of the run", off="0"
+        None,
+        ge=0,
+        help="samples over which the learning rate rises from 0; none: a fortieth of the run",
+        off="0",
+        unit="samples",
     )
-    min_lr: float = option(0.0, ge=0, help="learning rate at the end, not scaled with the batch", off="0")
-    weight_decay: float = option(0.05, ge=0, help="AdamW's, on matrices only", off="0")
+    min_lr: float = option(
+        0.0, ge=0, help="learning rate at the end, not scaled with the batch", off="0", unit="per step"
+    )
+    weight_decay: float = option(
+        0.05, ge=0, help="AdamW's, on matrices only", off="0", unit="per step, times the learning rate"
+    )
     betas: tuple[float, float] = option((0.9, 0.95), help="AdamW's memory of gradients and of their squares")
     layer_decay: float = option(
-        1.0, gt=0, le=1, help="how much slower each block learns than the one after it; head and decoder: 1", off="1"
+        1.0,
+        gt=0,
+        le=1,
+        help="how much slower each block learns than the one after it; head and decoder: 1",
+        off="1",
+        unit="factor",
     )
-    drop_path: float = option(0.0, ge=0, lt=1, help="share of images that skip the last block's branches", off="0")
+    drop_path: float = option(
+        0.0, ge=0, lt=1, help="share of images that skip the last block's branches", off="0", unit="share"
+    )
     clip: float = option(0.0, ge=0, help="longest gradient that is applied as it is", unit="L2 norm", off="0")
-    ema: float = option(0.0, ge=0, lt=1, help="memory of the running mean of weights, a step", off="0")
+    ema: float = option(0.0, ge=0, lt=1, help="memory of the running mean of weights, a step", off="0", unit="share")
     precision: str = option("bf16", help=f"of matrix products: {', '.join(PRECISIONS)}")
     compile: bool = option(False, help="compile the blocks with torch.compile", off="false", result=False)
-    seed: int = option(0, ge=0, lt=2**63, help="decides weights, order, masks and augmentation")
+    seed: int = option(
+        0, ge=0, lt=2**63, help="decides weights, order, masks and augmentation", unit="any whole number"
+    )
     nonfinite_limit: int = option(
-        10, ge=0, help="steps with a loss or gradient that is not finite: so many are skipped, one more ends the run"
+        10,
+        ge=0,
+        help="steps with a loss or gradient that is not finite: so many are skipped, one more ends the run",
+        unit="steps",
     )
 
     @model_validator(mode="after")
