@@ -22,19 +22,19 @@ Keys = NDArray[np.uint64]
 LANES = 8  # resamples that share one walk: eight float64 fill a line of the cache
 DIGIT_BITS, DIGITS = 11, 6  # of a 64-bit key
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no folder in which the machine code could be kept: it is compiled once a process then
         return numba.njit(nogil=True)(function)
 
 
-@_compile
+@compiled
 def _sort(keys: Keys) -> tuple[Keys, Places]:
     """The sorted keys and the rows they come from, digit by digit: a third of the time of a general sort."""
     rows = len(keys)
@@ -67,7 +67,7 @@ def _sort(keys: Keys) -> tuple[Keys, Places]:
     return keys, order
 
 
-@_compile
+@compiled
 def sort_by_time(time: Floats, event: Flags) -> tuple[Places, Places, Places]:
     """(n,) rows by time, events first; by place, where the rows of the same time and outcome begin and end."""
     n = len(time)
@@ -87,7 +87,7 @@ def sort_by_time(time: Floats, event: Flags) -> tuple[Places, Places, Places]:
     return order, first, past
 
 
-@_compile
+@compiled
 def rank_risks(risk: Floats) -> tuple[Places, Floats]:
     """(n,) ranks and (U,) the distinct risks, rising."""
     n = len(risk)
@@ -106,7 +106,7 @@ def rank_risks(risk: Floats) -> tuple[Places, Floats]:
     return rank, distinct[:size]
 
 
-@_compile
+@compiled
 def walk(
     sign: int, rank: Places, size: int, low: Places, high: Places,
     points: Places, queries: Places, start: Places, upto: Places,
@@ -169,27 +169,27 @@ def walk(
 # Resamples
 
 
-@_compile
-def _mixed(state: np.uint64) -> np.uint64:
+@compiled
+def mixed(state: np.uint64) -> np.uint64:
     state = (state ^ (state >> np.uint64(30))) * _MIX_1
     state = (state ^ (state >> np.uint64(27))) * _MIX_2
     return state ^ (state >> np.uint64(31))
 
 
-@_compile
+@compiled
 def _draw(seed: np.uint64, first: int, counts: Floats) -> None:
     """Fills `counts` (m, L) for resamples first, first + 1, ... by the rule of `plain.draw`."""
     clusters = counts.shape[0]
     counts[:] = 0.0
     for lane in range(LANES):
-        state = _mixed(_mixed(seed + _GOLDEN) + np.uint64(first + lane) * _GOLDEN)
+        state = mixed(mixed(seed + GOLDEN) + np.uint64(first + lane) * GOLDEN)
         for _ in range(clusters):
-            state += _GOLDEN
-            share = np.float64(_mixed(state) >> np.uint64(11)) * 2.0**-53
+            state += GOLDEN
+            share = np.float64(mixed(state) >> np.uint64(11)) * 2.0**-53
             counts[np.int64(share * clusters), lane] += 1.0
 
 
-@_compile
+@compiled
 def _add(tree: Floats, node: int, drawn: Floats) -> None:
     while node < len(tree):
         for lane in range(LANES):
@@ -197,7 +197,7 @@ def _add(tree: Floats, node: int, drawn: Floats) -> None:
         node += node & -node
 
 
-@_compile
+@compiled
 def _take(tree: Floats, node: int, stop: int, scale: float, below: Floats) -> int:
     """Adds what lies below `node`, down to the first node at or under `stop`, which it returns."""
     while node > stop:
@@ -207,7 +207,7 @@ def _take(tree: Floats, node: int, stop: int, scale: float, below: Floats) -> in
     return node
 
 
-@_compile
+@compiled
 def _walk_lanes(
     sign: int, rank: Places, size: int, low: Places, high: Places,
     points: Places, queries: Places, start: Places, upto: Places,
