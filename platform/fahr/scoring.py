@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fahr.errors import Refused
 from fahr.models.heads import Predictor
-from fahr.models.normalization import normalise
+from fahr.models.normalization import unit
 from fahr.models.precision import for_inference
 
 Pixels = NDArray[np.uint8]
@@ -50,6 +50,11 @@ class Scorer:
         if self.task == "survival" and config is not None and config.risk_sd is not None:
             self._mean, self._sd = config.risk_mean or 0.0, config.risk_sd
 
+    def reads(self, face: Pixels) -> bool:
+        """Whether the model can say anything of a crop: a flat one has no answer where each crop is normalised by
+        itself (FaceAge). Such a crop is refused by `predict` and `features`."""
+        return self.model.normalization.reads(face)
+
     def predict(self, faces: Sequence[Pixels] | Pixels) -> NDArray[np.float64]:
         """(N,) years, not clipped; or risk in standard deviations of the training people (raw where unknown)."""
         return self.from_features(self.features(faces))
@@ -61,14 +66,14 @@ class Scorer:
         return (raw - self._mean) / self._sd
 
     def features(self, faces: Sequence[Pixels] | Pixels) -> NDArray[np.float32]:
-        """(N, D): CLS after the last norm."""
+        """(N, D): what the head reads, such as CLS after the last norm."""
         made = [self._features(batch)[:number] for batch, number in self._batches(faces)]
         width = self.model.architecture.width
         return np.concatenate(made) if made else np.zeros((0, width), np.float32)
 
     @torch.inference_mode()
     def _features(self, batch: Tensor) -> NDArray[np.float32]:
-        return self.model.features(normalise(batch.to(self.device))).cpu().numpy()
+        return self.model.features(self.model.prepare(unit(batch.to(self.device)))).cpu().numpy()
 
     def _batches(self, faces: Sequence[Pixels] | Pixels) -> Iterator[tuple[Tensor, int]]:
         """(batch, S, S, 3) uint8, and how many of its rows are faces."""
@@ -84,5 +89,10 @@ class Scorer:
             raise Refused(
                 f"face {number}: is {face.dtype} of shape {face.shape}, this model reads uint8 of shape {wanted}. "
                 f"Align the photos with --size {self.size}."
+            )
+        if not self.reads(face):
+            raise Refused(
+                f"face {number}: is of one value, {face.flat[0]}, from edge to edge; this model divides a crop by the "
+                "spread of its own pixels. Leave the photo out."
             )
         return face

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fahr.errors import Refused
-from fahr.models import Architecture, Decoder, MaeOptions, MaskedAutoencoder, Predictor, build, create
-from fahr.models.architecture import SIZES, TASKS
+from fahr.models import Architecture, Backbone, Decoder, MaeOptions, MaskedAutoencoder, Predictor, build, create
+from fahr.models.architecture import SIZES, TASKS, architecture_from_json
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -68,11 +68,46 @@ GOOD = Architecture.named("vit_tiny").to_json()
         ),
         (changed(activation=["gelu"]), r"activation \['gelu'\]: not one of"),
         ([], r"architecture \[\]: must be a mapping"),
+        (changed(head="valeu"), r"head 'valeu': not one of value, .*Did you mean 'value'\?"),
+        (changed(head=["value"]), r"head \['value'\]: not one of"),
+        (changed(head="ordinal"), r"head 'ordinal': is for task 'age'; task 'mae' has the head 'value'"),
     ],
 )
 def test_bad_architectures_are_refused_with_the_reason(found: Any, message: str) -> None:
     with pytest.raises(Refused, match=message):
         Architecture.from_json(found)
+
+
+BACKBONE = Backbone("timm:resnet18", "timm", 112, "age", 512, "ordinal").to_json()
+
+
+def test_networks_of_other_families_come_back_from_json_too() -> None:
+    for found in (BACKBONE, Backbone("faceage", "faceage", 160, "survival", 128, channels=0.5).to_json()):
+        shape = architecture_from_json(json.loads(json.dumps(found)))
+        assert isinstance(shape, Backbone) and shape.to_json() == found
+    vit = Architecture.named("vit_tiny", task="age", head="gaussian")
+    assert architecture_from_json(json.loads(json.dumps(vit.to_json()))) == vit
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"family": "tim"}, r"family 'tim': not one of faceage, timm\. Did you mean 'timm'\?"),
+        ({"family": ["timm"]}, r"family \['timm'\]: not one of"),
+        ({"family": "faceage"}, "name 'timm:resnet18': must be timm:NAME for the family timm, and without"),
+        ({"name": 5}, "name 5: must be timm:NAME"),
+        ({"size": 0}, "timm:resnet18: size 0: must be a whole number"),
+        ({"width": 5.5}, r"timm:resnet18: width 5\.5: must be a whole number"),
+        ({"task": "mae", "head": "value"}, "only a Vision Transformer can leave out"),
+        ({"task": "survival"}, "head 'ordinal': is for task 'age'"),
+        ({"channels": float("inf")}, "channels inf: must be a number above 0 and at most 8"),
+        ({"channels": True}, "channels True: must be"),
+        ({"patch": 8}, "unknown key 'patch'"),
+    ],
+)
+def test_bad_networks_of_other_families_are_refused_with_the_reason(found: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        architecture_from_json({**BACKBONE, **found})
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_config_has_every_promised_key_and_null_where_nothing_is_known(tmp_path:
     found = json.loads((tmp_path / "config.json").read_text())
     assert set(PROMISED) <= set(found)
     assert found["code_version"] == code_version() and found["convention"] == "arcface112"
-    assert found["normalization"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert found["normalization"] == {"kind": "fixed", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     for key in KNOWN:
         assert found[key] is None, key
     save(small("age"), str(tmp_path / "known"), config=KNOWN)

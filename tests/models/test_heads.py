@@ -1,12 +1,17 @@
 """Heads answer in fp32: an age is not rounded, whatever the encoder runs in."""
 
+import json
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
-from fahr.models import Predictor, create
+from fahr.errors import Refused
+from fahr.models import Predictor, create, load, save
 from fahr.models.precision import autocast, for_inference
+from fahr.objectives.age import HEADS
 
 
 def predictor(task: Literal["age", "survival"] = "age") -> Predictor:
@@ -79,3 +84,67 @@ def test_every_parameter_of_a_predictor_learns() -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
         assert parameter.grad.abs().max() > 0, name
+
+
+# --- kinds of heads ---
+
+
+def by_hand(head: str, outputs: np.ndarray) -> np.ndarray:
+    """(B, K) -> (B,) years, in NumPy."""
+    if head == "distribution":
+        weights = np.exp(outputs - outputs.max(1, keepdims=True))
+        return (weights * np.arange(123)).sum(1) / weights.sum(1)
+    return (1 / (1 + np.exp(-outputs))).sum(1) if head == "ordinal" else outputs[:, 0]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_has_its_outputs_and_they_are_read_as_years(head: str) -> None:
+    model = create("vit_tiny", task="age", head=head, seed=0)
+    with torch.no_grad():
+        model.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        for context in (autocast("cpu", "fp32"), autocast("cpu", "bf16")):
+            with context:
+                features, outputs, answers = model.features(faces()), model.outputs(faces()), model(faces())
+            assert outputs.shape == (3, HEADS[head]) and answers.shape == (3,)
+            assert outputs.dtype == answers.dtype == torch.float32
+            linear = features.double().numpy() @ model.head.weight.double().numpy().T + model.head.bias.numpy()
+            np.testing.assert_allclose(outputs.numpy(), linear, atol=1e-4)
+            np.testing.assert_allclose(answers.numpy(), by_hand(head, linear), atol=1e-3)
+            assert torch.equal(answers, model.predict(features))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_starts_at_the_mean_age_and_comes_back(head: str, tmp_path: Path) -> None:
+    model = create("vit_tiny", size=32, task="age", head=head, seed=0)
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.start_at(58.5, 14.0)
+        images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        assert model(images).numpy() == pytest.approx([58.5, 58.5], abs=0.5)
+        model.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        save(model, str(tmp_path))
+        back = load(tmp_path, head=head)
+        assert torch.equal(back(images), model.eval()(images)) and back.architecture.head == head
+    other = "ordinal" if head != "ordinal" else "value"
+    with pytest.raises(Refused, match=rf"has a head of kind '{head}', not '{other}'.*fresh_head=True"):
+        load(tmp_path, head=other)
+    fresh = load(tmp_path, task="age", fresh_head=True, head=other, seed=0)
+    assert fresh.head.bias.shape == (HEADS[other],) and torch.equal(fresh.encoder.cls_token, model.encoder.cls_token)
+
+
+def test_a_checkpoint_from_before_kinds_of_heads_and_normalizations_still_opens(tmp_path: Path) -> None:
+    model = create("vit_tiny", size=32, task="age", seed=0)
+    save(model, str(tmp_path))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["architecture"].pop("head"), written["normalization"].pop("kind")) == ("value", "fixed")
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    back = load(tmp_path)
+    assert back.architecture == model.architecture and back.normalization == model.normalization
+
+
+def test_heads_that_cannot_be_are_refused() -> None:
+    with pytest.raises(Refused, match=r"head 'ordnal': not one of value, .*Did you mean 'ordinal'\?"):
+        create("vit_tiny", task="age", head="ordnal")
+    for task in ("survival", "mae"):
+        with pytest.raises(Refused, match=f"head 'gaussian': is for task 'age'; task '{task}' has the head 'value'"):
+            create("vit_tiny", task=task, head="gaussian")

@@ -179,7 +179,7 @@ class Poisoned(Prediction):
     """Not finite for some positions, in the loss or in its gradient alone."""
 
     def __init__(self, chosen: Recipe, bad: set[int], where: str) -> None:
-        super().__init__(small.predictor(), chosen, lambda scores, labels: scores)
+        super().__init__(small.predictor(), chosen, lambda outputs, labels: outputs[:, 0])
         self.bad, self.where = bad, where
 
     def values(self, images: Tensor, positions: Tensor, labels: Any) -> Tensor:

@@ -1,13 +1,15 @@
 """The shape of a model: everything that has to be known before weights can be put into it.
 
 Architecture.named("vit_base", patch=8, size=112, task="mae").num_patches    # 196
+Backbone("timm:resnet18", "timm", 112, "age", 512)                           # a network that is no ViT of ours
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from fahr.errors import Refused, nearest
+from fahr.objectives.age import HEADS
 
 # name -> width, depth, number of heads (Dosovitskiy 2021, table 1; Tiny and Small as in DeiT)
 SIZES = {
@@ -18,7 +20,9 @@ SIZES = {
 }
 TASKS = ("mae", "age", "survival")
 ACTIVATIONS = ("gelu", "quick_gelu")  # quick: x * sigmoid(1.702 x), as in CLIP
-ADDED = ("pre_norm", "activation")  # keys that the first checkpoints lack: the standard ViT is meant
+ADDED = ("pre_norm", "activation", "head")  # keys that the first checkpoints lack: the standard ViT is meant
+FAMILIES = ("faceage", "timm")  # of networks that are no ViT of ours
+FACEAGE_SIZE = 160  # pixels: what its convention, faceage160, cuts
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Architecture:
     """A Vision Transformer for square faces of `size` pixels, cut into squares of `patch` pixels.
 
     Blocks that normalise before each branch, LayerNorm with eps 1e-6, biases in qkv (ViT-B standard, science.md 3.1).
-    The last two fields are for encoders of the CLIP family; a decoder has GELU always.
+    `pre_norm` and `activation` are for encoders of the CLIP family; a decoder has GELU always.
     """
 
     name: str
@@ -52,10 +56,10 @@ class Architecture:
     decoder: Decoder | None = None  # of task `mae`, and of no other
     pre_norm: bool = False  # one more LayerNorm, on the tokens before the first block
     activation: str = "gelu"  # between the two layers of an MLP, one of ACTIVATIONS
+    head: str = "value"  # what the outputs of task `age` mean, one of fahr.objectives.age.HEADS
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise Refused(f"task {self.task!r}: not one of {', '.join(TASKS)}.{nearest(str(self.task), TASKS)}")
+        _check_task(self.task, self.head)
         _check_transformer(self.name, self.width, self.depth, self.num_heads)
         for what, value in (("patch", self.patch), ("size", self.size)):
             _check_count(what, value)
@@ -82,7 +86,14 @@ class Architecture:
 
     @classmethod
     def named(
-        cls, name: str, *, patch: int = 16, size: int = 112, task: str = "mae", decoder: Decoder | None = None
+        cls,
+        name: str,
+        *,
+        patch: int = 16,
+        size: int = 112,
+        task: str = "mae",
+        decoder: Decoder | None = None,
+        head: str = "value",
     ) -> "Architecture":
         """One of SIZES. A masked autoencoder gets the standard decoder unless told otherwise."""
         if name not in SIZES:
@@ -90,7 +101,7 @@ class Architecture:
         width, depth, num_heads = SIZES[name]
         if task == "mae" and decoder is None:
             decoder = Decoder()
-        return cls(name, width, depth, num_heads, patch, size, task, decoder=decoder)
+        return cls(name, width, depth, num_heads, patch, size, task, decoder=decoder, head=head)
 
     @property
     def grid(self) -> int:
@@ -113,6 +124,69 @@ class Architecture:
             _check_keys("decoder", Decoder, values["decoder"])
             values["decoder"] = Decoder(**values["decoder"])
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network that is no ViT of ours, with a head on its pooled features: FaceAge's, or one of timm's."""
+
+    name: str  # `faceage`, or timm's name after `timm:`
+    family: str  # one of FAMILIES
+    size: int  # pixels a side
+    task: str  # age or survival
+    width: int  # of the features that the head reads
+    head: str = "value"  # one of fahr.objectives.age.HEADS
+    channels: float = 1.0  # of `faceage`: its filters, as a share of the published numbers
+
+    depth: ClassVar[int] = 0  # blocks that layer decay could tell apart
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise Refused(f"family {self.family!r}: not one of {known}.{nearest(str(self.family), FAMILIES)}")
+        _check_task(self.task, self.head)
+        if self.task == "mae":
+            raise Refused(
+                f"{self.name}: only a Vision Transformer can leave out what is hidden, so task 'mae' is not for it. "
+                f"Give one of {', '.join(SIZES)}, or task 'age' or 'survival'."
+            )
+        if not isinstance(self.name, str) or (self.family == "timm") != self.name.startswith("timm:"):
+            raise Refused(f"name {self.name!r}: must be timm:NAME for the family timm, and without timm: for faceage.")
+        for what, value in (("size", self.size), ("width", self.width)):
+            _check_count(f"{self.name}: {what}", value)
+        if self.family == "faceage" and self.size != FACEAGE_SIZE:
+            raise Refused(
+                f"{self.name}: reads faces of {FACEAGE_SIZE} px, not {self.size}. Align them with --convention "
+                f"faceage160 --size {FACEAGE_SIZE}."
+            )
+        share = self.channels
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 8:
+            raise Refused(f"channels {share!r}: must be a number above 0 and at most 8; 1.0 is the published network.")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Backbone":
+        _check_keys("architecture", cls, found)
+        return cls(**found)
+
+
+AnyArchitecture = Architecture | Backbone
+
+
+def architecture_from_json(found: Mapping[str, Any]) -> AnyArchitecture:
+    """Of either kind: a Backbone says its family, and the first checkpoints had none."""
+    return Backbone.from_json(found) if "family" in found else Architecture.from_json(found)
+
+
+def _check_task(task: str, head: str) -> None:
+    if task not in TASKS:
+        raise Refused(f"task {task!r}: not one of {', '.join(TASKS)}.{nearest(str(task), TASKS)}")
+    if head not in tuple(HEADS):
+        raise Refused(f"head {head!r}: not one of {', '.join(HEADS)}.{nearest(str(head), HEADS)}")
+    if head != "value" and task != "age":
+        raise Refused(f"head {head!r}: is for task 'age'; task {task!r} has the head 'value'. Leave it out.")
 
 
 def _check_keys(what: str, kind: type, found: Any, optional: tuple[str, ...] = ()) -> None:

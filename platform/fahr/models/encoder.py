@@ -3,8 +3,6 @@
 Parameters carry timm's names, so that its checkpoints fit one to one; the blocks are timm's own.
 """
 
-from contextlib import nullcontext
-
 import torch
 from timm.layers.activations import QuickGELU
 from timm.layers.drop import DropPath
@@ -17,6 +15,7 @@ from fahr.errors import Refused
 from fahr.models.architecture import Architecture
 from fahr.models.patches import cut
 from fahr.models.positions import sincos_table
+from fahr.models.trunk import Trunk, check_size
 
 _ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
 
@@ -33,7 +32,7 @@ class PatchEmbedding(nn.Module):
         return functional.linear(patches.flatten(2), self.proj.weight.flatten(1), self.proj.bias)
 
 
-class Encoder(nn.Module):
+class Encoder(Trunk):
     pos_embed: Tensor
 
     def __init__(self, architecture: Architecture) -> None:
@@ -49,21 +48,20 @@ class Encoder(nn.Module):
             width, architecture.depth, architecture.num_heads, architecture.mlp_ratio, architecture.activation
         )
         self.norm = LayerNorm(width)
-        self.autocast_to: torch.dtype | None = None  # where precision.for_inference made the weights smaller
 
     def forward(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, 3, S, S) normalised -> (B, 1 + N, D) after the last norm, CLS first.
 
         With `keep`, (B, K) of patch numbers: (B, 1 + K, D), as if the image had no other patches.
         """
-        side = self.architecture.size
-        if images.shape[1:] != (3, side, side):
-            raise Refused(
-                f"images of shape {tuple(images.shape)}: this model reads (batch, 3, {side}, {side}). Align the faces "
-                f"to {side} px, or create the model with their size."
-            )
-        with torch.autocast(images.device.type, self.autocast_to) if self.autocast_to else nullcontext():
+        check_size(images, self.architecture.size)
+        with self.rounded(images):
             return self._encode(images, keep)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised -> (B, D) fp32, CLS after the last norm."""
+        encoded: Tensor = self(images)
+        return encoded[:, 0].float()
 
     def _encode(self, images: Tensor, keep: Tensor | None) -> Tensor:
         tokens = self.patch_embed(cut(images, self.architecture.patch, keep)) + at(self.pos_embed, keep)
@@ -90,10 +88,14 @@ def make_blocks(
     )
 
 
-def drop_paths(encoder: Encoder, rate: float) -> None:
+def drop_paths(encoder: Trunk, rate: float) -> None:
     """Skip a block's branches at random while training: never in the first block, with `rate` in the last."""
     if not 0 <= rate < 1:
         raise Refused(f"drop path {rate!r}: must be at least 0 and below 1. Give 0.1, or 0 for none.")
+    if rate and not len(encoder.blocks):
+        raise Refused(
+            f"drop path {rate}: this network has no transformer blocks whose branches could be left out. Give 0."
+        )
     for number, block in enumerate(encoder.blocks):
         share = rate * number / max(1, len(encoder.blocks) - 1)
         block.drop_path1, block.drop_path2 = DropPath(share), DropPath(share)

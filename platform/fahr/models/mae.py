@@ -14,6 +14,7 @@ from fahr.config import Options, option
 from fahr.models.architecture import Architecture
 from fahr.models.encoder import Encoder, at, make_blocks
 from fahr.models.masking import Mask, num_kept, random_mask, random_subset
+from fahr.models.normalization import IMAGENET
 from fahr.models.patches import cut, join, pixels
 from fahr.models.positions import sincos_table
 from fahr.models.regions import patch_weights
@@ -68,6 +69,8 @@ class PixelDecoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
+    normalization = IMAGENET  # whatever it learns from: `to_bytes` undoes it
+
     def __init__(self, architecture: Architecture, options: MaeOptions | None = None) -> None:
         super().__init__()
         self.architecture = architecture
@@ -76,6 +79,10 @@ class MaskedAutoencoder(nn.Module):
         self._weights()  # hours are spent
         self.encoder = Encoder(architecture)
         self.decoder = PixelDecoder(architecture)
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) fp32 in 0..1 -> the same shape, normalised."""
+        return self.normalization.apply(pixels)
 
     def forward(self, images: Tensor, mask: Mask | None = None, generator: torch.Generator | None = None) -> Output:
         """(B, 3, S, S) normalised -> the loss over the decoded patches. `generator` decides mask and choice."""

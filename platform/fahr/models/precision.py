@@ -20,17 +20,19 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def for_inference(model: Predictor, device: torch.device | str, precision: str = "bf16") -> Predictor:
     """The same model, changed in place: on `device`, in eval mode, its weights fixed.
 
-    With bf16 the weights of the encoder's linear layers are bf16, and nothing else: the tokens between the blocks, the
-    LayerNorms and the head stay fp32. That is what autocast computes while training, to the bit, with half the weights
-    to read; an encoder that is bf16 altogether was no faster on a CPU and twice as far from fp32.
+    With bf16 the weights of the trunk's linear layers and convolutions are bf16, and nothing else: the tokens between
+    the blocks, the norms and the head stay fp32, and so does what `Trunk.exact` names. That is what autocast computes
+    while training, to the bit, with half the weights to read; an encoder that is bf16 altogether was no faster on a CPU
+    and twice as far from fp32.
     """
     dtype, encoder = _dtype(precision), model.encoder
     if encoder.autocast_to is not None and encoder.autocast_to != dtype:
         raise Refused(f"precision {precision!r}: this model was rounded to {encoder.autocast_to}. Load it again.")
     device = torch.device(device)
     if dtype != torch.float32:
+        kept = {id(module) for part in encoder.exact() for module in part.modules()}
         for module in encoder.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d) and id(module) not in kept:
                 module.to(dtype)
         encoder.autocast_to = dtype
     use_fused_attention(model, on=device.type == "cuda")

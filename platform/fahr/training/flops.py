@@ -25,11 +25,15 @@ def count_flops(task: Task, size: int, labels: Labels | None = None) -> float:
     `labels`: of two samples, where the task's loss needs them. A loss over pairs is not counted: it is small.
     """
     device = next(task.parameters()).device
+    kept = {name: each.clone() for name, each in task.named_buffers()}  # black images are nothing to take a mean from
     images = torch.zeros((_SAMPLES, size, size, 3), dtype=torch.uint8, device=device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
         values = task(images, torch.arange(_SAMPLES), labels or {})
         values.sum().backward()
     task.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, each in task.named_buffers():
+            each.copy_(kept[name])
     return float(counter.get_total_flops()) / _SAMPLES
 
 

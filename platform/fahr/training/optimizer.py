@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fahr.errors import Refused
 from fahr.models import MaskedAutoencoder, Predictor
 from fahr.training.recipe import Recipe
 
@@ -37,7 +38,12 @@ def layer_scale(name: str, depth: int, decay: float) -> float:
 
 def make_optimizer(model: MaskedAutoencoder | Predictor, recipe: Recipe) -> torch.optim.AdamW:
     """Groups in the order in which their first parameter stands in the model, and in a group the model's order."""
-    depth = model.architecture.depth
+    depth = len(model.encoder.blocks)
+    if recipe.layer_decay != 1 and not depth:
+        raise Refused(
+            f"layer_decay {recipe.layer_decay:g}: {model.architecture.name} has no transformer blocks to tell apart. "
+            "Give 1."
+        )
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fahr.errors import Refused
 from fahr.models import MaskedAutoencoder, Predictor
 from fahr.models.masking import Mask, num_kept
-from fahr.models.normalization import IMAGENET_MEAN, IMAGENET_STD, normalise
+from fahr.models.normalization import unit
 from fahr.models.regions import patch_weights
 from fahr.training.augment import Augmentation, augment
 from fahr.training.drop_path import draw_drop_paths, use_keyed_drop_paths
@@ -41,9 +41,11 @@ class Task(nn.Module):
         self.augmentation = augmentation
         self._drop_paths = use_keyed_drop_paths(model, recipe.drop_path) if recipe.drop_path else []
         if recipe.compile:
-            for module in model.modules():
-                if isinstance(module, Block):  # one graph serves all blocks; a whole model takes minutes to compile
-                    module.compile()
+            blocks = [module for module in model.modules() if isinstance(module, Block)]
+            if not blocks:
+                raise Refused(f"compile: {model.architecture.name} has no transformer blocks to compile. Leave it out.")
+            for block in blocks:  # one graph serves all blocks; a whole model takes minutes to compile
+                block.compile()
 
     def forward(self, images: Tensor, positions: Tensor, labels: Labels) -> Tensor:
         """(B, S, S, 3) uint8, (B,) long -> (B,) fp32"""
@@ -58,12 +60,11 @@ class Task(nn.Module):
 
     @torch.no_grad()
     def prepared(self, images: Tensor, positions: Tensor) -> Tensor:
-        """(B, S, S, 3) uint8 -> (B, 3, S, S) fp32, augmented while training, normalised."""
-        if self.augmentation is None or not self.training:
-            return normalise(images)
-        augmented = augment(images.permute(0, 3, 1, 2).float() / 255, positions, self.seed, self.augmentation)
-        mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
-        return (augmented - mean) / std
+        """(B, S, S, 3) uint8 -> (B, 3, S, S) fp32, augmented while training, normalised as the model wants it."""
+        pixels = unit(images)
+        if self.augmentation is not None and self.training:
+            pixels = augment(pixels, positions, self.seed, self.augmentation)
+        return self.model.prepare(pixels)
 
 
 class Pretraining(Task):
@@ -109,7 +110,7 @@ def keyed_mask(model: MaskedAutoencoder, positions: Tensor, seed: int) -> tuple[
 
 
 class Prediction(Task):
-    """One number a face, judged alone: `loss(predictions (B,), labels) -> (B,)`, such as the error in years."""
+    """A face judged alone: `loss(outputs (B, K), labels) -> (B,)`, of the K outputs of its head (1 for a number)."""
 
     model: Predictor
 
@@ -124,7 +125,7 @@ class Prediction(Task):
         self._loss = loss
 
     def values(self, images: Tensor, positions: Tensor, labels: Labels) -> Tensor:
-        return self._loss(self.model(images), labels)
+        return self._loss(self.model.outputs(images), labels)
 
 
 class Comparison(Task):
@@ -148,10 +149,10 @@ class Comparison(Task):
 
 
 def absolute_error(column: str) -> Callable[[Tensor, Labels], Tensor]:
-    """|prediction - label|, in the label's unit (science.md 4.1)."""
+    """|prediction - label|, in the label's unit (science.md 4.1), of a head with one output."""
 
-    def loss(predictions: Tensor, labels: Labels) -> Tensor:
-        wanted = torch.from_numpy(np.asarray(labels[column], np.float32)).to(predictions.device)
-        return (predictions - wanted).abs()
+    def loss(outputs: Tensor, labels: Labels) -> Tensor:
+        wanted = torch.from_numpy(np.asarray(labels[column], np.float32)).to(outputs.device)
+        return (outputs - wanted[:, None]).abs().squeeze(1)
 
     return loss

@@ -2,6 +2,7 @@
 
 import json
 
+from fahr.models.architecture import AnyArchitecture, Architecture, Backbone
 from fahr.models.checkpoints.config import CheckpointConfig
 
 _WHAT = {
@@ -47,10 +48,9 @@ def render(config: CheckpointConfig, notes: str = "") -> str:
         *([f"## About this checkpoint\n{notes.strip()}\n"] if notes.strip() else []),
         _MUST_SAY,
         "## Facts",
-        f"A Vision Transformer of width {shape.width}, depth {shape.depth} and {shape.num_heads} heads. It reads "
-        f"{shape.size} x {shape.size} pixels, {config.colour_order}, in patches of {shape.patch}."
-        f"{' A LayerNorm stands before its first block.' if shape.pre_norm else ''}"
-        f"{'' if shape.activation == 'gelu' else f' Its activation is {shape.activation}.'}\n",
+        f"{_network(shape)} It reads {shape.size} x {shape.size} pixels, {config.colour_order}"
+        f"{f', in patches of {shape.patch}' if isinstance(shape, Architecture) else ''}."
+        f"{'' if shape.head == 'value' else f' Its head is of kind {shape.head}.'}\n",
         _table(config),
     ]
     if config.assumed:
@@ -61,6 +61,19 @@ def render(config: CheckpointConfig, notes: str = "") -> str:
     if config.origin is not None:
         parts.append(f"\nMade from weights of somebody else ({config.origin}): check their licence and terms.")
     return "\n".join(parts) + "\n"
+
+
+def _network(shape: AnyArchitecture) -> str:
+    if isinstance(shape, Backbone):
+        what = (
+            "FaceAge's Inception-ResNet v1" if shape.family == "faceage" else f"{shape.name.partition(':')[2]} of timm"
+        )
+        return f"{what}, with a head on its {shape.width} features."
+    return (
+        f"A Vision Transformer of width {shape.width}, depth {shape.depth} and {shape.num_heads} heads."
+        f"{' A LayerNorm stands before its first block.' if shape.pre_norm else ''}"
+        f"{'' if shape.activation == 'gelu' else f' Its activation is {shape.activation}.'}"
+    )
 
 
 def _table(config: CheckpointConfig) -> str:

@@ -22,29 +22,15 @@ from pydantic import (
 )
 
 from fahr.errors import Refused, nearest
-from fahr.models.architecture import Architecture
+from fahr.models.architecture import Architecture, Backbone, architecture_from_json
 from fahr.models.mae import MaeOptions
-from fahr.models.normalization import IMAGENET_MEAN, IMAGENET_STD
+from fahr.models.normalization import Normalization, Triple
 
 FORMAT: Literal[1] = 1
-Triple = tuple[float, float, float]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Normalization(_Part):
-    """(value / 255 - mean) / std, for red, green and blue."""
-
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
-
-    @model_validator(mode="after")
-    def _positive(self) -> "Normalization":
-        if min(self.std) <= 0:
-            raise ValueError(f"std {self.std}: must be above 0")
-        return self
 
 
 class Interval(_Part):
@@ -74,9 +60,9 @@ def _counted(strata: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]
 
 
 ArchitectureField = Annotated[
-    InstanceOf[Architecture],
-    BeforeValidator(lambda found: Architecture.from_json(found) if isinstance(found, Mapping) else found),
-    PlainSerializer(Architecture.to_json),
+    InstanceOf[Architecture] | InstanceOf[Backbone],
+    BeforeValidator(lambda found: architecture_from_json(found) if isinstance(found, Mapping) else found),
+    PlainSerializer(lambda shape: shape.to_json()),
 ]
 
 
@@ -87,12 +73,13 @@ class CheckpointConfig(_Part):
     architecture: ArchitectureField
     task: Literal["mae", "age", "survival"]
     input_size: int  # pixels a side
-    layer_norm_eps: float = Field(1e-6, gt=0)  # 1e-12 in networks of Transformers, which shows in the fifth digit
+    # Of our ViTs: 1e-12 where they are from Transformers, which shows in the fifth digit. Null: as built.
+    layer_norm_eps: float | None = Field(1e-6, gt=0)
     mae_options: MaeOptions | None = None  # of task `mae`: how the pixels that it predicts are to be read
 
     # What a face must look like before the model reads it.
     convention: str = "arcface112"  # the crop template, one of fahr.faces.alignment.CONVENTIONS
-    normalization: Normalization = Normalization()
+    normalization: Normalization = Normalization()  # of Predictor.prepare; a MaskedAutoencoder's is ImageNet's
     colour_order: Literal["RGB"] = "RGB"
     detector: str | None = None
 

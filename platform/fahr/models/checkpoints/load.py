@@ -1,4 +1,4 @@
-"""A checkpoint -> its model: ours, the authors', the reference MAE's, Transformers', timm's and CLIP's.
+"""A checkpoint -> its model: ours, the authors', the reference MAE's, Transformers', timm's, CLIP's and FaceAge's.
 
 model = load("runs/age/checkpoint", expect_convention="arcface112")
 model.architecture, model.config, model.digest
@@ -9,28 +9,31 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from fahr import store
 from fahr.errors import Refused, nearest
-from fahr.models.architecture import TASKS, Architecture, Decoder
-from fahr.models.checkpoints import hub
-from fahr.models.checkpoints.config import CheckpointConfig, Normalization, read_config
+from fahr.models.architecture import TASKS, AnyArchitecture, Architecture, Backbone, Decoder
+from fahr.models.checkpoints import faceage, hub
+from fahr.models.checkpoints.config import CheckpointConfig, read_config
 from fahr.models.checkpoints.interpolate import resized
 from fahr.models.checkpoints.layouts import Shape, ours, shape_of
 from fahr.models.checkpoints.reading import MAX_BYTES, read_tensors
-from fahr.models.checkpoints.save import CONFIG, WEIGHTS
+from fahr.models.checkpoints.save import CONFIG, COUNTER, WEIGHTS
 from fahr.models.create import build
+from fahr.models.faceage import CONVENTION, DETECTOR
 from fahr.models.heads import Predictor
 from fahr.models.mae import MaeOptions, MaskedAutoencoder
+from fahr.models.normalization import Normalization
 from fahr.store.failures import MissingBucket
 
 # What files of other projects do not tell (science.md 2).
 ASSUMED = ("convention", "normalization", "colour_order", "layer_norm_eps")
-_ENCODER_ASSUMED = (*ASSUMED, "activation")  # of a CLIP file, unless the user told it
+# Of a CLIP file, unless the user told it; of FaceAge's.
+_ENCODER_ASSUMED = (*ASSUMED, "activation", "detector")
 _KEPT = ("convention", "normalization", "colour_order", "detector", "origin")  # by a model made from another
 
 
@@ -54,13 +57,15 @@ class _Found:
 
     place: str
     digest: str
-    shape: Shape
+    shape: Shape | Backbone
     tensors: dict[str, Tensor]
-    layer_norm_eps: float
+    layer_norm_eps: float | None
     tasks: tuple[str, ...]  # that it can do as it is, its own first
     config: CheckpointConfig | None  # None: not our file
     origin: str | None
-    assumed: tuple[str, ...] = ()  # beside ASSUMED, of a file that is not ours
+    head: str = "value"
+    assumed: tuple[str, ...] = ()  # of a file that is not ours
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of its faces, where they are not those of CheckpointConfig
 
 
 def load(
@@ -70,6 +75,7 @@ def load(
     size: int | None = None,
     interpolate: bool = False,
     fresh_head: bool = False,
+    head: str | None = None,
     seed: int | None = None,
     num_heads: int | None = None,
     decoder_heads: int | None = None,
@@ -82,7 +88,8 @@ def load(
 
     `location`: a folder of `save`, a weights file of another project, both local or s3://, or one of hub.KNOWN.
     `task`, `size`: refused if the checkpoint has another. `interpolate` permits another size. `fresh_head` takes the
-    encoder alone and starts what `task` puts on it (the head; for `mae` the decoder) from `seed`.
+    encoder alone and starts what `task` puts on it (the head; for `mae` the decoder) from `seed`. `head`: the kind of a
+    fresh one (value), or the kind that the checkpoint must have; one of fahr.objectives.age.HEADS.
     `num_heads`, `decoder_heads`: of files of other projects, where width / 64 and width / 32 are wrong. `activation`:
     likewise, where quick_gelu is wrong for a file with CLIP's names (some of OpenCLIP), or gelu for another.
     `expect_...`: what the faces at hand are like. Another convention or normalization is refused, another detector
@@ -97,12 +104,14 @@ def load(
         raise Refused(f"fresh_head: needs the task that the head is for. Give task, one of {', '.join(TASKS)}.")
     found = _find(location, _Reading(fresh_head, num_heads, decoder_heads, activation))
     _check_size(found, size, interpolate)
-    target = _target(found, task, found.shape.size if size is None else size, fresh_head)
+    target = _target(found, task, found.shape.size if size is None else size, fresh_head, head)
     options = _options(found, target, fresh_head)
     config = _config(found, target, options, fresh_head)
     _check_expectations(found.place, config, expect_convention, expect_normalization, expect_detector)
     model = build(target, options=options, seed=seed if fresh_head else 0)  # 0: torch's own generator is left alone
     _fill(model, found, target, fresh_head)
+    if isinstance(model, Predictor):
+        model.normalization = config.normalization
     model.config, model.digest = config, config.digest  # type: ignore[assignment]
     return model.eval()
 
@@ -156,7 +165,15 @@ def _own(config: CheckpointConfig, place: str) -> _Found:
             "or a save that was killed. Restore both from one copy, or save again."
         )
     shape = config.architecture
-    encoder = Shape(
+    encoder = shape if isinstance(shape, Backbone) else _encoder(shape)
+    tensors = read_tensors(data, weights)
+    return _Found(
+        place, digest, encoder, tensors, config.layer_norm_eps, (config.task,), config, config.origin, shape.head
+    )
+
+
+def _encoder(shape: Architecture) -> Shape:
+    return Shape(
         shape.name,
         shape.width,
         shape.depth,
@@ -168,19 +185,11 @@ def _own(config: CheckpointConfig, place: str) -> _Found:
         shape.pre_norm,
         shape.activation,
     )
-    return _Found(
-        place,
-        digest,
-        encoder,
-        read_tensors(data, weights),
-        config.layer_norm_eps,
-        (config.task,),
-        config,
-        config.origin,
-    )
 
 
 def _foreign(data: bytes, place: str, reading: _Reading) -> _Found:
+    if data.startswith(faceage.MAGIC):
+        return _faceage(data, place, reading)
     contents = ours(read_tensors(data, place), place, encoder_only=reading.encoder_only)
     tensors, eps = contents.tensors, contents.layer_norm_eps
     activation = contents.activation if reading.activation is None else reading.activation
@@ -188,8 +197,19 @@ def _foreign(data: bytes, place: str, reading: _Reading) -> _Found:
     # One output is taken for an age: no survival model of this kind is public. Who has one says task="survival".
     tasks: tuple[str, ...] = ("age", "survival") if "head.weight" in tensors else ()
     tasks += ("mae",) if shape.decoder else ()
-    assumed = tuple(each for each in contents.assumed if each not in reading.options())
-    return _Found(place, _digest(data), shape, tensors, eps, tasks, None, place, assumed)
+    assumed = *ASSUMED, *(each for each in contents.assumed if each not in reading.options())
+    return _Found(place, _digest(data), shape, tensors, eps, tasks, None, place, assumed=assumed)
+
+
+def _faceage(data: bytes, place: str, reading: _Reading) -> _Found:
+    if given := reading.options():
+        raise Refused(f"{place}: is HDF5, as FaceAge's network is, which has none. Leave {' and '.join(given)} out.")
+    contents = faceage.read(data, place)
+    facts = {"convention": CONVENTION, "detector": DETECTOR, "normalization": Normalization(kind="per_image")}
+    return _Found(
+        place, _digest(data), contents.shape, contents.tensors, None, ("age",), None, place,
+        assumed=faceage.ASSUMED, facts=facts,
+    )  # fmt: skip
 
 
 def _digest(data: bytes) -> str:
@@ -197,14 +217,18 @@ def _digest(data: bytes) -> str:
 
 
 def _check_size(found: _Found, size: int | None, interpolate: bool) -> None:
-    if size is not None and size != found.shape.size and not interpolate:
+    if size is None or size == found.shape.size:
+        return
+    if isinstance(found.shape, Backbone):
+        raise Refused(f"{found.place}: reads faces of {found.shape.size} px, not {size}. Align to {found.shape.size}.")
+    if not interpolate:
         raise Refused(
             f"{found.place}: reads faces of {found.shape.size} px, not {size}. Align to {found.shape.size}, or give "
             "interpolate=True to stretch its positions and then train it further."
         )
 
 
-def _target(found: _Found, task: str | None, size: int, fresh_head: bool) -> Architecture:
+def _target(found: _Found, task: str | None, size: int, fresh_head: bool, head: str | None) -> AnyArchitecture:
     wanted = task or (found.tasks[0] if found.tasks else None)
     if wanted is None:
         raise Refused(
@@ -215,7 +239,15 @@ def _target(found: _Found, task: str | None, size: int, fresh_head: bool) -> Arc
             f"{found.place}: is a model of task {' or '.join(found.tasks) or 'none'}, not {wanted}. Name a checkpoint "
             f"of task {wanted}, or give fresh_head=True to train one from its encoder."
         )
+    if head is not None and head != found.head and not fresh_head:
+        raise Refused(
+            f"{found.place}: has a head of kind {found.head!r}, not {head!r}. Leave head out, or give fresh_head=True "
+            "to train one of this kind from its encoder."
+        )
+    kind = (head or "value") if fresh_head else found.head
     shape = found.shape
+    if isinstance(shape, Backbone):
+        return replace(shape, task=wanted, head=kind)
     decoder = None
     if wanted == "mae":
         decoder = Decoder() if fresh_head or shape.decoder is None else shape.decoder
@@ -231,10 +263,11 @@ def _target(found: _Found, task: str | None, size: int, fresh_head: bool) -> Arc
         decoder,
         shape.pre_norm,
         shape.activation,
+        kind,
     )
 
 
-def _options(found: _Found, target: Architecture, fresh_head: bool) -> MaeOptions | None:
+def _options(found: _Found, target: AnyArchitecture, fresh_head: bool) -> MaeOptions | None:
     """Those that the decoder was trained with; what other projects used is not told."""
     if target.task != "mae":
         return None
@@ -242,7 +275,7 @@ def _options(found: _Found, target: Architecture, fresh_head: bool) -> MaeOption
     return known or MaeOptions()
 
 
-def _config(found: _Found, target: Architecture, options: MaeOptions | None, fresh_head: bool) -> CheckpointConfig:
+def _config(found: _Found, target: AnyArchitecture, options: MaeOptions | None, fresh_head: bool) -> CheckpointConfig:
     same = not fresh_head and target.size == found.shape.size
     if found.config is not None and same:
         return found.config
@@ -251,7 +284,8 @@ def _config(found: _Found, target: Architecture, options: MaeOptions | None, fre
     values |= {"digest": found.digest} if same else {"parent_checkpoint": found.digest}
     if found.config is None:
         told_by_training: tuple[str, ...] = () if fresh_head else ("mae_options",) if options else ("task",)
-        values |= {"origin": found.origin, "assumed": (*ASSUMED, *found.assumed, *told_by_training)}
+        told_by_training = () if found.facts else told_by_training  # FaceAge's tells ages
+        values |= {"origin": found.origin, "assumed": (*found.assumed, *told_by_training)} | dict(found.facts)
     else:
         values |= {key: getattr(found.config, key) for key in _KEPT}
         values["assumed"] = tuple(key for key in found.config.assumed if key in _ENCODER_ASSUMED or not fresh_head)
@@ -285,10 +319,12 @@ def _check_expectations(
         )
 
 
-def _fill(model: nn.Module, found: _Found, target: Architecture, fresh_head: bool) -> None:
+def _fill(model: nn.Module, found: _Found, target: AnyArchitecture, fresh_head: bool) -> None:
     """Every tensor of the model from the file, by name and shape; with a fresh head those of the encoder."""
     wanted = {
-        name: tensor for name, tensor in model.state_dict().items() if not fresh_head or name.startswith("encoder.")
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if (not fresh_head or name.startswith("encoder.")) and not name.endswith(COUNTER)
     }
     tensors = {name: tensor for name, tensor in found.tensors.items() if name in wanted}
     if found.config is not None and not fresh_head and (left := sorted(found.tensors.keys() - wanted.keys())):
@@ -297,7 +333,7 @@ def _fill(model: nn.Module, found: _Found, target: Architecture, fresh_head: boo
         some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise Refused(f"{found.place}: lacks {some} (in our names). Give a file that holds the whole model.")
     for name, tensor in tensors.items():
-        if name.endswith("pos_embed") and target.size != found.shape.size:
+        if isinstance(target, Architecture) and name.endswith("pos_embed") and target.size != found.shape.size:
             tensors[name] = resized(tensor, target.grid, found.place)
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
@@ -305,7 +341,7 @@ def _fill(model: nn.Module, found: _Found, target: Architecture, fresh_head: boo
                 f"{found.place}: {name} is {tuple(tensor.shape)}, {tuple(wanted[name].shape)} is needed for "
                 f"{target.name}. The file mixes models, or num_heads and decoder_heads are wrong."
             )
-    model.load_state_dict(tensors, strict=not fresh_head)
+    model.load_state_dict(model.state_dict() | tensors)
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
+        if found.layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
             module.eps = found.layer_norm_eps

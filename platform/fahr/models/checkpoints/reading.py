@@ -28,8 +28,8 @@ def read_tensors(data: bytes, place: str) -> dict[str, Tensor]:
         found = _unpacked(_read_pickle(data, place), place)
     else:
         raise Refused(
-            f"{place}: {len(data):,} bytes that are neither safetensors nor of torch.save, starting with "
-            f"{data[:8]!r}. Name a .safetensors, .pth, .pt or .bin file, or a folder that `save` wrote."
+            f"{place}: {len(data):,} bytes that are neither safetensors nor of torch.save nor HDF5, starting with "
+            f"{data[:8]!r}. Name a .safetensors, .pth, .pt or .bin file, FaceAge's .h5, or a folder that `save` wrote."
         )
     return {str(name): checked(str(name), tensor, place) for name, tensor in found.items()}
 

@@ -18,11 +18,14 @@ from fahr import store
 from fahr.errors import Refused
 from fahr.models.checkpoints.card import render
 from fahr.models.checkpoints.config import CheckpointConfig, make_config
+from fahr.models.encoder import Encoder
+from fahr.models.faceage import CONVENTION, DETECTOR, FaceAgeTrunk
 from fahr.models.heads import Predictor
 from fahr.models.mae import MaskedAutoencoder
 from fahr.version import code_version
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "MODEL_CARD.md"
+COUNTER = ".num_batches_tracked"  # of BatchNorms: only those without a momentum read it, and we have none
 _OURS = ("format", "architecture", "task", "input_size", "layer_norm_eps", "mae_options", "digest", "code_version")
 
 
@@ -59,6 +62,8 @@ def save(
 def _tensors(model: torch.nn.Module, folder: str) -> dict[str, Tensor]:
     tensors = {}
     for name, tensor in model.state_dict().items():
+        if name.endswith(COUNTER):
+            continue
         if not bool(torch.isfinite(tensor).all()):
             raise Refused(
                 f"{folder}: was not written, since {name} holds values that are not finite: the training diverged. "
@@ -74,7 +79,7 @@ def _complete(
     if isinstance(config, CheckpointConfig):
         values = {name: getattr(config, name) for name in CheckpointConfig.model_fields}
     else:
-        values = dict(config or {})
+        values = _home(model) | dict(config or {})
         if given := [key for key in _OURS if key in values]:
             raise Refused(f"config: {', '.join(given)} can't be given, since save works it out. Leave it out.")
     shape = model.architecture
@@ -82,9 +87,22 @@ def _complete(
         "architecture": shape,
         "task": shape.task,
         "input_size": shape.size,
-        "layer_norm_eps": model.encoder.norm.eps,  # load sets all to one value
+        "layer_norm_eps": model.encoder.norm.eps if isinstance(model.encoder, Encoder) else None,  # one for all
         "mae_options": model.options if isinstance(model, MaskedAutoencoder) else None,
         "digest": digest,
         "code_version": code_version(),
     }
-    return make_config(values, "config")
+    complete = make_config({"normalization": model.normalization} | values, "config")
+    if complete.normalization != model.normalization:
+        raise Refused(
+            f"config: normalization {complete.normalization} is not what this model reads, {model.normalization}. "
+            "Leave it out, or set model.normalization before training."
+        )
+    return complete
+
+
+def _home(model: MaskedAutoencoder | Predictor) -> dict[str, str]:
+    """How FaceAge's faces are cut, unless told otherwise; all others have the defaults of CheckpointConfig."""
+    if isinstance(model.encoder, FaceAgeTrunk):
+        return {"convention": CONVENTION, "detector": DETECTOR}
+    return {}
