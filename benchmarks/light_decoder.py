@@ -23,7 +23,6 @@ inside +-1 % (losses). Results of finished arms stay under --work: a stopped run
 import argparse
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -31,17 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from scipy import stats
+from _pairs import Scores, aligned, difference, kept
 
-from fahr import store
-from fahr.cohorts import read_manifest
-from fahr.cohorts.synthetic import make_cohort
 from fahr.errors import Refused
-from fahr.faces import Aligner
-from fahr.faces.rows import align_rows
 from fahr.models import Decoder, MaeOptions, MaskedAutoencoder, create
 from fahr.training.augment import PRESETS
 from fahr.training.facesets import FaceSet, open_faces
@@ -52,7 +45,6 @@ from fahr.training.recipe import Recipe
 from fahr.training.sampling import Order
 from fahr.training.state import fresh
 from fahr.training.tasks import Pretraining
-from fahr.version import code_version
 
 FULL, LIGHT, RANDOM = "full", "light", "random"
 SHAPES = {
@@ -62,29 +54,8 @@ SHAPES = {
 THREADS, BATCH, BASE_LR, ROWS_PER_UNIT, FOLDS = 2, 64, 4e-3, 250, 5
 YEARS, PERCENT = 0.3, 1.0  # the most that parity allows, either way
 
-Scores = dict[str, float]
-
 
 # Faces
-
-
-def aligned(work: Path, subjects: int) -> str:
-    """Rendered people, one photo each, cut to the template by their true landmarks: an output of jobs/align.py."""
-    people, folder = work / f"people-{subjects}", str(work / f"align-{subjects}")
-    if not (people / "manifest.parquet").exists():
-        shutil.rmtree(people, ignore_errors=True)  # of a run that was stopped: the manifest is written last
-        make_cohort(subjects, 1, seed=0, out=people)
-    rows = read_manifest(people / "manifest.parquet")
-    units = store.WorkUnits(folder, {"made": "by benchmarks/light_decoder.py"}, stage="align")
-    assigned = np.array(units.assign(rows["photo_id"], store.row_digests(rows), ROWS_PER_UNIT))
-    aligner = Aligner("given")
-    for unit in sorted(set(assigned) - units.done()):
-        part = rows.filter(pa.array(assigned == unit))
-        made = align_rows(part, aligner)
-        units.commit(unit, part, {"faces": made.faces, "rejects": made.rejects}, made.ledger())
-    units.sweep()
-    print(units.ledger().line())
-    return folder
 
 
 def folds(faces: Faces) -> list[tuple[Faces, Faces]]:
@@ -106,7 +77,7 @@ def _part(faces: Faces, rows: Any) -> Faces:
 
 def recipe_of(samples: int, seed: int) -> Recipe:
     return Recipe(
-        model="vit_tiny", patch=16, samples=samples, global_batch=BATCH, micro_batch=BATCH, base_lr=BASE_LR,
+        samples=samples, global_batch=BATCH, micro_batch=BATCH, base_lr=BASE_LR,
         warmup_samples=samples // 10, precision="bf16", seed=seed,
     )  # fmt: skip
 
@@ -162,37 +133,7 @@ def _years(judgement: Judgement) -> float:
     return float(_probe(judgement).mae)
 
 
-def kept(file: Path, make: Callable[[], Scores]) -> Scores:
-    """What is in `file`, or what is made now and put there whole."""
-    if not file.exists():
-        store.write_bytes(str(file), json.dumps({"code_version": code_version(), "scores": make()}).encode())
-    found = json.loads(file.read_text())
-    if found["code_version"] != code_version():
-        print(f"{file}: made by code {found['code_version']}, this is {code_version()}; delete it to make it anew")
-    told: Scores = found["scores"]
-    return told
-
-
 # The report
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % t-interval."""
-    number = len(values)
-    half = float(stats.t.ppf(0.975, number - 1) * np.std(values, ddof=1) / np.sqrt(number))
-    return float(np.mean(values)) - half, float(np.mean(values)), float(np.mean(values)) + half
-
-
-def difference(title: str, pairs: list[tuple[float, float]], most: float | None = None, percent: bool = False) -> bool:
-    """Print what the second of each pair has more than the first; whether the interval lies inside +-`most`."""
-    values = [100 * (new / old - 1) if percent else new - old for old, new in pairs]
-    low, mean, high = interval(values)
-    inside = most is None or (-most < low and high < most)
-    unit = "%" if percent else "y"
-    verdict = "" if most is None else f"   {'inside' if inside else 'NOT inside'} +-{most:g} {unit}"
-    each = " ".join(f"{value:+.3f}" for value in values)
-    print(f"  {title:44s} {mean:+.3f} {unit} [{low:+.3f}, {high:+.3f}]{verdict}   pairs: {each}")
-    return inside
 
 
 def report(found: Mapping[tuple[int, str], Scores], seeds: int) -> None:

@@ -10,12 +10,7 @@ and options, and the curve is that of a run that was never killed. With another 
 """
 
 import copy
-import functools
-import hashlib
-import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,13 +19,13 @@ import cv2
 import numpy as np
 import pyarrow.compute as pc
 from pydantic import field_validator, model_validator
-from torch import distributed
 
 from fahr import store
-from fahr.config import Location, option
 from fahr.config import Options as Group
-from fahr.errors import Refused
+from fahr.config import option
+from fahr.errors import Refused, nearest
 from fahr.models import Decoder, MaeOptions, MaskedAutoencoder, save
+from fahr.models.architecture import SIZES
 from fahr.models.checkpoints.hub import KNOWN
 from fahr.models.reconstructions import draw
 from fahr.report.charts import loss_chart
@@ -46,17 +41,16 @@ from fahr.training.loader import Loader
 from fahr.training.recipe import Recipe
 from fahr.training.run import Desk, Plan, copied, gathered, run
 from fahr.training.sampling import Order
-from fahr.training.state import Snapshot, State, fill, fresh, restore
+from fahr.training.state import Snapshot, fill, fresh
 from fahr.training.step import world_size
 from fahr.training.tasks import Pretraining
-from fahr.training.tracking import mlflow_run
 from fahr.training.workers import placed, rank, wrap
 from fahr.version import code_version
-from jobs import _train
+from jobs import _run, _train
+from jobs._run import RunOptions
 from jobs._train import Team
 
 SHOWN = 8  # held-out faces in reconstructions.png
-_FINISH_S = 600.0  # that the last state may take to be written while the store is silent
 
 
 class DecoderOptions(Group):
@@ -65,14 +59,14 @@ class DecoderOptions(Group):
     num_heads: int = option(16, ge=1, help="heads of its attention", unit="heads")
 
 
-class Options(Recipe, _train.WorkerOptions):
+class Options(RunOptions):
     """Pretrain a masked autoencoder on aligned faces; the same line again goes on where it stopped.
 
     python jobs/pretrain.py --config configs/laptop_vit_tiny.yaml --faces out/align --output out/mae --workers 0
     """
 
-    faces: Location = option(help="aligned faces: the output of jobs/align.py", result=False)
-    output: Location = option(help="folder of the run", result=False)
+    model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
+    patch: int = option(8, ge=1, help="side of a patch", unit="pixels")
     init: str = option(RANDOM, help="weights to begin with: random, imagenet, a checkpoint, or a name it is known by")
     decoder: DecoderOptions = option(DecoderOptions(), help="the half that is thrown away afterwards")
     mae: MaeOptions = option(MaeOptions(), help="what is hidden and what is predicted")
@@ -83,18 +77,6 @@ class Options(Recipe, _train.WorkerOptions):
     judged_faces: int = option(
         2000, ge=20, help="held-out faces, and as many for the probes to learn from", result=False, unit="faces"
     )
-    log_rows: int = option(2000, ge=1, help="lines of metrics.jsonl", result=False, unit="lines")
-    checkpoint_minutes: float = option(5.0, gt=0, help="what a kill costs at most", unit="minutes", result=False)
-    keep: int = option(3, ge=1, help="states that are kept", result=False, unit="states")
-    cache: Location | None = option(
-        None, help="local folder for a copy of the faces", off="none: OUTPUT/cache, or the system's if that is s3://",
-        result=False,
-    )  # fmt: skip
-    packed: bool = option(
-        False, help="keep decoded faces in the cache: 7 times its size, nothing to decode", result=False
-    )
-    mlflow: str | None = option(None, help="tracking server that gets the metrics too", off="none", result=False)
-    loader_threads: int = option(2, ge=1, help="threads that decode, of each worker", result=False, unit="threads")
 
     @model_validator(mode="before")
     @classmethod
@@ -104,29 +86,25 @@ class Options(Recipe, _train.WorkerOptions):
             return {**given, "epochs": 50}
         return given
 
+    @field_validator("model")
+    @classmethod
+    def _known(cls, given: str) -> str:
+        if given not in SIZES:
+            raise ValueError(f"model {given!r}: not one of {', '.join(SIZES)}.{nearest(given, SIZES)}")
+        return given
+
     @field_validator("init")
     @classmethod
     def _absolute(cls, given: str) -> str:
         return given if given in (RANDOM, IMAGENET, *KNOWN) else store.absolute(given)
 
-    def recipe(self, num_rows: int) -> Recipe:
-        own = {name: getattr(self, name) for name in Recipe.model_fields}
-        return Recipe.model_validate(own).counted(num_rows)
-
-    def cache_folder(self) -> str:
-        if self.cache is not None:
-            return self.cache
-        return os.path.join(tempfile.gettempdir(), "fahr-cache") if store.is_s3(self.output) else f"{self.output}/cache"
-
 
 def main(options: Options) -> store.Ledger:
     """One run per folder; a finished one is left as it is."""
-    if options.cache is not None and store.is_s3(options.cache):
-        raise Refused(f"--cache {options.cache}: the copy of the faces is mapped into memory. Give a local folder.")
-    _train.check(options, "pretrain")
+    _run.check(options, "pretrain")
     if options.dry_run:
         return store.Ledger("pretrain", 0, 0)
-    digest = _own_folder(options, data_digest(options.faces))
+    digest = _run.own_folder(options, data_digest(options.faces))
     place = store.join(options.output, "ledger.json")
     if store.exists(place):
         print(f"pretrain: {options.output} is finished")
@@ -137,31 +115,6 @@ def main(options: Options) -> store.Ledger:
     ledger = store.Ledger.read(place).check()
     print(ledger.line())
     return ledger
-
-
-def _own_folder(options: Options, data: str) -> str:
-    """The run's digest: of everything that decides what comes out. A folder of another run is refused."""
-    deciding, digest = _deciding(options, data), _digest(options, data)
-    place = store.join(options.output, "run.json")
-    if not store.create_bytes(place, json.dumps({"digest": digest, **deciding}, indent=2).encode()):
-        before = json.loads(store.read_bytes(place))
-        if before["digest"] != digest:
-            changed = [name for name, value in deciding["options"].items() if before["options"].get(name) != value]
-            changed += ["the faces"] if before["faces"] != data else []
-            raise Refused(
-                f"{options.output}: holds a run with another {', '.join(changed) or 'set of options'}. Give what it "
-                "had (run.json) to go on with it, or another --output to begin anew."
-            )
-    options.write(store.join(options.output, "options.yaml"))
-    return digest
-
-
-def _deciding(options: Options, data: str) -> dict[str, Any]:
-    return {"options": options.deciding(), "faces": data}
-
-
-def _digest(options: Options, data: str) -> str:
-    return hashlib.sha256(json.dumps(_deciding(options, data), sort_keys=True).encode()).hexdigest()[:16]
 
 
 # On every worker
@@ -182,8 +135,10 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
             store.join(options.output, "states"), digest, background, keep=options.keep,
             say=lambda text: team.tell({"warning": text}),
         )  # fmt: skip
-        _go_on(keeper, state)
-        journal = _train.together(lambda: _journal(options, digest, state, background))
+        _run.go_on(keeper, state)
+        journal = _train.together(
+            lambda: _run.open_journal(options, "pretrain", options.output, digest, state, background)
+        )
         desk = None
         if plain is not None and journal is not None:
             judging = _train_judge(options, plain, background, journal, team)
@@ -197,7 +152,9 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
             })  # fmt: skip
         loaders: list[Loader] = []
         run(
-            wrapped, lambda start: _batches(options, faces, recipe, start, team, loaders), recipe, state,
+            wrapped,
+            _run.open_batches(options, faces, Order(faces.num_rows, recipe.seed), recipe, team, loaders),
+            recipe, state,
             plan=Plan.of(
                 recipe, log_rows=options.log_rows, judgements=options.judgements,
                 save_every_s=options.checkpoint_minutes * 60,
@@ -215,7 +172,7 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
 
 
 def _opened(options: Options, digest: str) -> tuple[FaceSet, Recipe, Begun]:
-    if _digest(options, data_digest(options.faces)) != digest:
+    if _run.digest_of(options, data_digest(options.faces)) != digest:
         raise Refused(f"{options.faces}: has changed since the run began. Let jobs/align.py end first.")
     faces = open_faces(
         options.faces, where=pc.field("split") == "train", cache=options.cache_folder(), packed=options.packed
@@ -228,45 +185,14 @@ def _opened(options: Options, digest: str) -> tuple[FaceSet, Recipe, Begun]:
         )
     decoder = Decoder(options.decoder.width, options.decoder.depth, options.decoder.num_heads)
     begun = begin(
-        recipe, size=faces.size, decoder=decoder, options=options.mae, init=options.init, convention=faces.convention
-    )
+        options.model, options.patch, size=faces.size, decoder=decoder, options=options.mae, init=options.init,
+        convention=faces.convention, seed=recipe.seed,
+    )  # fmt: skip
     recipe.accumulation(world_size())  # refuses what can't be shared out
     return faces, recipe, begun
 
 
-def _go_on(keeper: Keeper, state: State) -> None:
-    """All from the state that the first worker found to be the newest: a late write must not part them."""
-
-    def found() -> Snapshot | None:
-        return keeper.newest() if rank() == 0 else None
-
-    taken = _train.together(found)
-    where: list[Any] = [taken.facts["position"] if taken else None]
-    if world_size() > 1:
-        distributed.broadcast_object_list(where, 0)
-    if where[0] is not None:
-        restore(_train.together(lambda: taken or keeper.at(where[0])), state)
-
-
-def _batches(options: Options, faces: FaceSet, recipe: Recipe, start: int, team: Team, opened: list[Loader]) -> Loader:
-    loader = Loader(
-        faces, Order(faces.num_rows, recipe.seed), global_batch=recipe.global_batch, rank=rank(), world=world_size(),
-        start=start, threads=options.loader_threads, device=team.device,
-    )  # fmt: skip
-    opened.append(loader)
-    return loader
-
-
 # On the first worker
-
-
-def _journal(options: Options, digest: str, state: State, background: Background) -> Journal | None:
-    if rank() != 0:
-        return None
-    track = None
-    if options.mlflow is not None:
-        track = mlflow_run(options.mlflow, "pretrain", digest, options.resolved())
-    return Journal(options.output, state.position, background, digest, track)
 
 
 def _train_judge(
@@ -289,10 +215,12 @@ def _train_judge(
         journal.picture("reconstructions", picture, position)
         done, png = cv2.imencode(".png", picture[:, :, ::-1])
         assert done
-        _put(background, store.join(options.output, "reconstructions.png"), png.tobytes())
+        _run.put(background, store.join(options.output, "reconstructions.png"), png.tobytes())
         row = {**found.to_json(), "seconds": time.monotonic() - began}
         rows = [*journal.rows, {"kind": "judged", "position": position, **row}]
-        _put(background, store.join(options.output, "loss.png"), loss_chart(rows, f"{options.model}/{options.patch}"))
+        _run.put(
+            background, store.join(options.output, "loss.png"), loss_chart(rows, f"{options.model}/{options.patch}")
+        )
         return row
 
     return judgement
@@ -316,10 +244,6 @@ def _held_out(options: Options) -> tuple[Faces, Faces] | None:
     return learnt_from, judged
 
 
-def _put(background: Background, location: str, data: bytes) -> None:
-    background.put(store.name(location), functools.partial(store.write_bytes, location, data))
-
-
 def _finish(
     options: Options, digest: str, desk: Desk, begun: Begun, model: MaskedAutoencoder, faces: FaceSet, recipe: Recipe,
     bad: Mapping[int, str],
@@ -340,7 +264,7 @@ def _finish(
         "metrics": metrics,
     }
     desk.journal.flush()
-    desk.background.wait(_FINISH_S)
+    desk.background.wait(_run.FINISH_S)
     desk.journal.close()
     card = f"Pretrained on {faces.num_rows:,} faces: {recipe.num_steps:,} steps of {recipe.global_batch:,} samples."
     save(model, store.join(options.output, "checkpoint"), config=config, card=card, overwrite=True)

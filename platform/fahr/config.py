@@ -157,6 +157,8 @@ def every_option(options: type[BaseModel], path: tuple[str, ...] = ()) -> list[t
 
 def nested_options(info: FieldInfo) -> type[BaseModel] | None:
     """The options class of a field that holds a group of options."""
+    if get_origin(info.annotation) in (list, tuple):
+        return None  # a list of groups is one option, given as a list
     candidates = [info.annotation, *get_args(info.annotation)]
     return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
 

@@ -174,6 +174,11 @@ def test_what_cannot_be_trained_is_refused(
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
+def test_a_model_with_a_typing_error_is_refused_with_the_nearest_name(faces: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Did you mean 'vit_base'"):
+        options(faces, tmp_path / "run", model="vit_bsae")
+
+
 def test_no_face_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="holds no face"):
         pretrain.main(options(str(tmp_path / "none"), tmp_path / "run"))

@@ -19,8 +19,6 @@ NUM_ROWS, SIZE = 96, 32
 def recipe(**changes: Any) -> Recipe:
     """Twenty steps of 16 faces: at a rate at which the loss falls."""
     values: dict[str, Any] = {
-        "model": "vit_tiny",
-        "patch": 8,
         "samples": 320,
         "global_batch": 16,
         "micro_batch": 16,

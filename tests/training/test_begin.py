@@ -13,20 +13,15 @@ from fahr.errors import Refused
 from fahr.models import Architecture, Decoder, MaeOptions, build, load, save
 from fahr.models.normalization import normalise
 from fahr.training.begin import Begun, begin
-from fahr.training.recipe import Recipe
 from training import small
 
 OWN, OTHER = Decoder(32, 2, 2), Decoder(64, 1, 4)
 OPTIONS = MaeOptions(mask_ratio=0.6, norm_pix=False)
 
 
-def recipe(**changes: object) -> Recipe:
-    return small.recipe(**{"model": "vit_tiny", "patch": 16} | changes)
-
-
-def begun(init: str = "random", chosen: Recipe | None = None, **changes: object) -> Begun:
-    settings = {"size": 32, "decoder": OWN, "options": OPTIONS, "convention": "arcface112"} | changes
-    return begin(chosen or recipe(), init=init, **settings)  # type: ignore[arg-type]
+def begun(init: str = "random", model: str = "vit_tiny", patch: int = 16, **changes: object) -> Begun:
+    settings = {"size": 32, "decoder": OWN, "options": OPTIONS, "convention": "arcface112", "seed": 0} | changes
+    return begin(model, patch, init=init, **settings)  # type: ignore[arg-type]
 
 
 def scrambled(model: nn.Module) -> dict[str, Tensor]:
@@ -56,7 +51,7 @@ def half(weights: dict[str, Tensor], which: str) -> dict[str, Tensor]:
 
 
 def test_random_weights_are_those_of_their_seed() -> None:
-    one, same, other = begun(), begun(), begun(chosen=recipe(seed=1))
+    one, same, other = begun(), begun(), begun(seed=1)
     small.assert_equal(small.weights(one.model), small.weights(same.model))
     found, different = small.weights(one.model), small.weights(other.model)
     drawn = [name for name in found if name.endswith("weight") and "norm" not in name]
@@ -95,7 +90,7 @@ def test_of_a_predictor_the_encoder_is_taken(tmp_path: Path, task: str, decoder:
     small.assert_equal(half(small.weights(found.model), "encoder."), half(weights, "encoder."))
     small.assert_equal(small.weights(found.model), small.weights(again.model))
     assert found.parent == saved.digest and found.model.architecture.decoder == decoder
-    other = begun(str(tmp_path / "age"), recipe(seed=1), decoder=decoder)
+    other = begun(str(tmp_path / "age"), decoder=decoder, seed=1)
     assert not torch.equal(other.model.decoder.embed.weight, found.model.decoder.embed.weight)
 
 
@@ -133,7 +128,7 @@ def test_a_checkpoint_of_another_shape_is_refused(
     pretrained: Pretrained, changes: dict[str, object], said: str
 ) -> None:
     with pytest.raises(Refused, match=f"{said}.*Give the --model and --patch of the checkpoint"):
-        begun(pretrained[0], recipe(**changes))
+        begun(pretrained[0], **changes)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_for_faces_cut_otherwise_is_refused(pretrained: Pretrained) -> None:
@@ -184,4 +179,4 @@ def test_imagenet_gives_the_encoder_its_places_stretched(tmp_path: Path, monkeyp
 def test_imagenet_for_a_shape_that_nobody_published_names_those_that_are(model: str, patch: int) -> None:
     known = "vit_tiny-16, vit_small-16, vit_base-16, vit_small-8, vit_base-8"
     with pytest.raises(Refused, match=f"no weights are known for {model} with patch {patch}; they are for {known}"):
-        begun("imagenet", recipe(model=model, patch=patch))
+        begun("imagenet", model, patch)

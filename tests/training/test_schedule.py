@@ -70,7 +70,6 @@ def test_faces_fewer_than_a_batch_are_refused_with_both_numbers() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model": "vit_bsae"}, "Did you mean 'vit_base'"),
         ({"precision": "fp16"}, "not one of fp32, bf16"),
         ({"epochs": 1.0}, "exactly one"),
         ({"samples": None}, "exactly one"),

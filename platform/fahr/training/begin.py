@@ -1,6 +1,7 @@
 """The masked autoencoder that a run starts from: with fresh weights, or with an encoder that has learned elsewhere.
 
-begun = begin(recipe, size=112, decoder=Decoder(), options=MaeOptions(), init="imagenet", convention="arcface112")
+begun = begin("vit_base", 8, size=112, decoder=Decoder(), options=MaeOptions(), init="imagenet",
+              convention="arcface112", seed=0)
 begun.model, begun.parent
 """
 
@@ -10,12 +11,21 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from fahr.errors import Refused
-from fahr.models import Architecture, CheckpointConfig, Decoder, MaeOptions, MaskedAutoencoder, load
+from fahr.models import (
+    Architecture,
+    CheckpointConfig,
+    Decoder,
+    MaeOptions,
+    MaskedAutoencoder,
+    Predictor,
+    create,
+    load,
+)
 from fahr.models.checkpoints.hub import KNOWN
 from fahr.models.create import build
-from fahr.training.recipe import Recipe
+from fahr.models.faceage import CONVENTION
 
-RANDOM, IMAGENET = "random", "imagenet"
+RANDOM, IMAGENET, FACEAGE = "random", "imagenet", "faceage"
 
 
 @dataclass(frozen=True)
@@ -25,21 +35,23 @@ class Begun:
     origin: str | None  # and where somebody else's were found
 
 
-def begin(recipe: Recipe, *, size: int, decoder: Decoder, options: MaeOptions, init: str, convention: str) -> Begun:
+def begin(
+    name: str, patch: int, *, size: int, decoder: Decoder, options: MaeOptions, init: str, convention: str, seed: int
+) -> Begun:
     """`init`: random, imagenet, or what `fahr.models.load` opens. Of a checkpoint with the same decoder both halves
     are taken, of any other the encoder under a fresh decoder. The same seed gives the same weights."""
-    shape = Architecture.named(recipe.model, patch=recipe.patch, size=size, task="mae", decoder=decoder)
+    shape = Architecture.named(name, patch=patch, size=size, task="mae", decoder=decoder)
     if init == RANDOM:
-        return Begun(_autoencoder(shape, options, recipe.seed), None, None)
-    found = _opened(_named(init, recipe), size, recipe.seed, convention)
+        return Begun(_autoencoder(shape, options, seed), None, None)
+    found = _opened(_named(init, name, patch), size, seed, convention)
     theirs = found.architecture
     for what in ("width", "depth", "patch"):
         if getattr(theirs, what) != getattr(shape, what):
             raise Refused(
-                f"--init {init}: its {what} is {getattr(theirs, what)}, that of {recipe.model} with patch "
-                f"{recipe.patch} is {getattr(shape, what)}. Give the --model and --patch of the checkpoint."
+                f"--init {init}: its {what} is {getattr(theirs, what)}, that of {name} with patch "
+                f"{patch} is {getattr(shape, what)}. Give the --model and --patch of the checkpoint."
             )
-    model = _autoencoder(replace(theirs, name=shape.name, decoder=decoder), options, recipe.seed)
+    model = _autoencoder(replace(theirs, name=shape.name, decoder=decoder), options, seed)
     model.encoder.load_state_dict(found.encoder.state_dict())
     if theirs.decoder == decoder:
         model.decoder.load_state_dict(found.decoder.state_dict())
@@ -64,14 +76,14 @@ def _opened(place: str, size: int, seed: int, convention: str) -> MaskedAutoenco
     return found
 
 
-def _named(init: str, recipe: Recipe) -> str:
+def _named(init: str, model: str, patch: int) -> str:
     if init != IMAGENET:
         return init
-    name = f"imagenet-{recipe.model}-{recipe.patch}"
+    name = f"imagenet-{model}-{patch}"
     if name not in KNOWN:
         known = ", ".join(each.removeprefix("imagenet-") for each in KNOWN if each.startswith("imagenet-"))
         raise Refused(
-            f"--init imagenet: no weights are known for {recipe.model} with patch {recipe.patch}; they are for {known}."
+            f"--init imagenet: no weights are known for {model} with patch {patch}; they are for {known}."
             " Give one of these, or a checkpoint file."
         )
     return name
@@ -81,3 +93,46 @@ def _autoencoder(shape: Architecture, options: MaeOptions, seed: int) -> MaskedA
     model = build(shape, options=options, seed=seed)
     assert isinstance(model, MaskedAutoencoder)
     return model
+
+
+# A predictor
+
+
+@dataclass(frozen=True)
+class BegunPredictor:
+    model: Predictor
+    parent: str | None  # digest of the checkpoint that the weights are from
+    origin: str | None  # and where somebody else's were found
+    fresh_head: bool  # whether the head has still to be told where to begin
+
+
+def begin_predictor(
+    name: str, patch: int, *, task: str, head: str, size: int, init: str, convention: str, seed: int
+) -> BegunPredictor:
+    """`name`: of a ViT, faceage, or timm:NAME. `init`: random, imagenet, or what `fahr.models.load` opens.
+
+    Of a checkpoint for the same task with the same head all is taken, of any other the encoder under a fresh head;
+    then `name` and `patch` are the checkpoint's own.
+    """
+    if name == FACEAGE and convention != CONVENTION:
+        raise Refused(
+            f"--model faceage: reads faces cut as {CONVENTION}, these are {convention}. Align the photos with "
+            f"--convention {CONVENTION}."
+        )
+    if init == RANDOM:
+        model = create(name, patch=patch, size=size, task=task, head=head, seed=seed)
+        assert isinstance(model, Predictor)
+        return BegunPredictor(model, None, None, True)
+    opened = functools.partial(
+        load, _named(init, name, patch), task=task, head=head, size=size, interpolate=True, seed=seed,
+        expect_convention=convention,
+    )  # fmt: skip
+    kept = True
+    try:
+        found = opened()
+    except Refused:  # an encoder alone, another task or head; or a file that can't be opened: the next line says why
+        found, kept = opened(fresh_head=True), False
+    assert isinstance(found, Predictor)
+    config = found.config
+    assert isinstance(config, CheckpointConfig)
+    return BegunPredictor(found.train(), config.digest or config.parent_checkpoint, config.origin, not kept)

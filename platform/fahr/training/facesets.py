@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +22,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from fahr import images, store
+from fahr import store
 from fahr.errors import Refused, nearest
+from fahr.faces.rows import decode
 from fahr.training.cache import Cached, cached
 from fahr.training.packed import Packed, Pixels
 from fahr.training.sampling import Ints
@@ -147,7 +147,7 @@ def _read_schema(location: str) -> pa.Schema:
 def _sizes(table: pa.Table) -> dict[str, str]:
     """The side of the first face that decodes -> its photo. All would take minutes; `pixels` checks each."""
     for photo, data in zip(table["photo_id"].to_pylist(), table["face"], strict=True):
-        pixels, _ = _decoded(np.frombuffer(data.as_buffer() or b"", np.uint8))
+        pixels, _ = decode(np.frombuffer(data.as_buffer() or b"", np.uint8))
         if pixels is not None:
             return {str(pixels.shape[0]): photo}
     return {}
@@ -236,29 +236,13 @@ class FaceSet:
         return self._fill(next(self._faces.of(np.array([row]))), out)
 
     def _fill(self, data: NDArray[np.uint8], out: Pixels) -> str:
-        pixels, why = _decoded(data)
+        pixels, why = decode(data)
         if pixels is None:
             return why
         if pixels.shape != out.shape:
             return f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, the others {self.size} x {self.size}."
         out[:] = pixels
         return ""
-
-
-def _decoded(data: NDArray[np.uint8]) -> tuple[Pixels | None, str]:
-    """What `fahr.images.decode` makes of it, or why it can't; two thirds of its time for a sound JPEG.
-
-    Its walk through the file is for what strangers send. These bytes are what jobs/align.py wrote, by their digest. Of
-    what can be wrong all the same, OpenCV refuses most, and a scan that ended early leaves a flat last corner.
-    """
-    if data[:3].tobytes() == b"\xff\xd8\xff":
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-        if pixels is not None and not (pixels[-4:, -4:] == pixels[-1, -1]).all():
-            return np.asarray(pixels, np.uint8), ""
-    try:
-        return images.decode(data.tobytes()).pixels, ""
-    except images.Unreadable as error:
-        return None, str(error)
 
 
 class _Bytes:

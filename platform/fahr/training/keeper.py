@@ -20,9 +20,11 @@ _NAME = re.compile(r"state-(\d{15})\.safetensors")
 
 class Keeper:
     def __init__(
-        self, folder: str, digest: str, background: Background, *, keep: int = 3, say: Callable[[str], None] = print
-    ) -> None:
-        """`keep`: so many states stay, the newest. `digest`: of what decides the run; other states are refused."""
+        self, folder: str, digest: str, background: Background | None, *, keep: int = 3,
+        say: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
+        """`keep`: so many states stay, the newest. `digest`: of what decides the run; other states are refused.
+        `background`: what writes them; None for one that only reads."""
         if keep < 1:
             raise Refused(f"keep {keep}: at least 1 state must stay, or a killed run has nothing to go on from.")
         self.folder, self.digest, self._background, self._keep, self._say = folder, digest, background, keep, say
@@ -65,7 +67,8 @@ class Keeper:
             before()
             self._write(snapshot)
 
-        self._background.put("state", job)
+        assert self._background is not None, "a keeper that only reads"
+        self._background.put(store.name(self.folder), job)  # "states", or whatever kind they are
 
     def clear(self) -> None:
         """Delete all states: of a run that has ended well nothing needs them."""

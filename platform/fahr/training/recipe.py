@@ -1,6 +1,6 @@
-"""Everything that decides how a model is trained, beside its data.
+"""Everything that decides how a model is trained, beside its data and its shape.
 
-    recipe = Recipe(model="vit_base", patch=8, epochs=50).counted(40_600_000)
+    recipe = Recipe(epochs=50).counted(40_600_000)
     recipe.num_steps, recipe.peak_rate    # 495,605 and 0.0024
 
 Lengths are in samples, never in epochs or steps: they mean the same for every batch and every number of workers.
@@ -10,13 +10,10 @@ from pydantic import model_validator
 
 from fahr.config import Options, option
 from fahr.errors import Refused, nearest
-from fahr.models.architecture import SIZES
 from fahr.models.precision import PRECISIONS
 
 
 class Recipe(Options):
-    model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
-    patch: int = option(8, ge=1, help="side of a patch", unit="pixels")
     epochs: float | None = option(
         None, gt=0, help="length of the run, unless `samples` says it", off="none", unit="passes over the faces"
     )
@@ -76,8 +73,6 @@ class Recipe(Options):
     @model_validator(mode="after")
     def _possible(self) -> "Recipe":
         problems = []
-        if self.model not in SIZES:
-            problems.append(f"model {self.model!r}: not one of {', '.join(SIZES)}.{nearest(self.model, SIZES)}")
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             problems.append(f"precision {self.precision!r}: not one of {known}.{nearest(self.precision, PRECISIONS)}")

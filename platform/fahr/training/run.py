@@ -114,9 +114,15 @@ def run(
     noticed: Callable[[], bool] = lambda: False,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    before_judgement: Callable[[Snapshot | None], None] = lambda taken: None,
+    enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
 ) -> None:
-    """Train to the end of the recipe. `noticed`: this machine is about to be taken away, asked of all workers at once.
-    `stop`: end soon, with a state (raises `Stopped`). `report`: called by all workers after each judgement."""
+    """Train to the end of the recipe, or until `enough` says of a judgement (asked of the first worker) that it is one.
+
+    `noticed`: this machine is about to be taken away, asked of all workers at once. `stop`: end soon, with a state
+    (raises `Stopped`). `report`: called by all workers after each judgement. `before_judgement`: likewise, with the
+    state where a worker has it, to do in shares what the judge then looks at.
+    """
     saved = looked = time.monotonic()
     warned = False
     window = _Window()
@@ -142,20 +148,32 @@ def run(
             began = time.perf_counter()
             taken = copied(task, state, digest, first=first)
             copying = time.perf_counter() - began
-            if desk:
-                assert taken is not None
-                if judged:  # before the state: a run that goes on from it does not judge again
-                    found = desk.judged(taken, metrics.position)
-                    window = _Window()
-                window.saving += copying
-                desk.keeper.save(taken, before=desk.journal.written())
+            if judged:
+                before_judgement(taken)
+            if desk and taken:
+                found = _kept(desk, taken, metrics.position, judged)
+            window = _Window() if judged else window  # what judging takes is no part of training's pace
+            window.saving += copying
             if judged:
                 report({"position": metrics.position, "loss": metrics.loss, **found})
             saved = time.monotonic()
+        if judged and agree([first and enough(found)], device)[0]:
+            return
         if stopping and metrics.step < recipe.num_steps:
-            if desk:
-                desk.background.wait()
-            raise Stopped(f"stopped after step {metrics.step:,} of {recipe.num_steps:,}")
+            raise _stopped(desk, metrics, recipe)
+
+
+def _stopped(desk: Desk | None, metrics: Metrics, recipe: Recipe) -> Stopped:
+    if desk:
+        desk.background.wait()
+    return Stopped(f"stopped after step {metrics.step:,} of {recipe.num_steps:,}")
+
+
+def _kept(desk: Desk, taken: Snapshot, position: int, judged: bool) -> Mapping[str, Any]:
+    """Judged before it is written: a run that goes on from a state does not judge it again."""
+    found = desk.judged(taken, position) if judged else {}
+    desk.keeper.save(taken, before=desk.journal.written())
+    return found
 
 
 def _tell(desk: Desk, metrics: Metrics, recipe: Recipe) -> None:

@@ -1,0 +1,201 @@
+"""Three claims about learning age, on rendered people whose true and apparent ages are known.
+
+python benchmarks/age_arms.py sampling   --init out/mae/checkpoint
+python benchmarks/age_arms.py pretrained --init out/mae/checkpoint
+python benchmarks/age_arms.py floor      --init out/mae/checkpoint
+
+    sampling    few of those learned from are over 75 (1.6 %). A first stage as they come, then a second one from the
+                same weights: as they come, or balanced. Tested on people of all ages alike: does balancing lower the
+                bin-wise error and that over 75? Five pairs.
+    pretrained  300 labelled faces, the same schedule from --init and from random weights. Five pairs.
+    floor       one model of 6,000 faces against the least error there can be: that of E[age | apparent age], fitted on
+                100,000 people, whose faces it could not know better. And against guessing the mean age.
+
+--init: a masked autoencoder, ViT-Tiny of patch 16, as configs/laptop_vit_tiny.yaml makes it of other people. A pair
+shares its seed: the faces drawn, their order and augmentation. Nothing is tuned on what comes out. Results of finished
+arms stay under --work: a stopped run goes on.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from _pairs import Scores, aligned, difference, kept
+
+from fahr.biomarkers import age_accuracy
+from fahr.cohorts.synthetic import CohortOptions
+from fahr.cohorts.synthetic.truth import make_truth
+from fahr.models import Predictor, load
+from fahr.training.ages import Balance, age_losses
+from fahr.training.augment import PRESETS
+from fahr.training.begin import RANDOM, begin_predictor
+from fahr.training.facesets import FaceSet, open_faces
+from fahr.training.loader import Loader
+from fahr.training.loop import train
+from fahr.training.recipe import Recipe
+from fahr.training.sampling import Order
+from fahr.training.shares import score_all
+from fahr.training.state import fresh
+from fahr.training.tasks import Prediction
+
+BATCH, CPU, OLD = 64, torch.device("cpu"), 75
+LEARN_SEED, TEST_SEED = 101, 202  # of the people; --init has seen those of seed 0
+
+
+def recipe_of(samples: int, seed: int, rate: float) -> Recipe:
+    return Recipe(
+        samples=samples, global_batch=BATCH, micro_batch=BATCH, base_lr=rate, warmup_samples=samples // 6, min_lr=1e-6,
+        betas=(0.9, 0.999), layer_decay=0.75, drop_path=0.1, seed=seed,
+    )  # fmt: skip
+
+
+def learn(model: Predictor, faces: FaceSet, recipe: Recipe, *, balanced: bool = False) -> Predictor:
+    weights = Balance().of(ages_of(faces)).weights if balanced else None
+    order = Order(faces.num_rows, recipe.seed, weights)
+    task = Prediction(model, recipe, age_losses("l1"), PRESETS["age"])
+    state = fresh(model, recipe)
+    batches = partial(Loader, faces, order, global_batch=BATCH, threads=1)
+    for metrics in train(task, lambda start: batches(start=start), recipe, state):
+        assert not metrics.culprits, f"step {metrics.step}: not finite"
+    return model
+
+
+def begun(init: str, faces: FaceSet, seed: int) -> Predictor:
+    found = begin_predictor(
+        "vit_tiny", 16, task="age", head="value", size=faces.size, init=init, convention=faces.convention, seed=seed
+    )  # fmt: skip
+    found.model.start_at(float(ages_of(faces).mean()))
+    return found.model
+
+
+def ages_of(faces: FaceSet) -> np.ndarray:
+    return np.asarray(faces.table["age"].to_numpy(), np.float64)
+
+
+def tested(model: Predictor, test: FaceSet) -> Scores:
+    ages, shown = ages_of(test), score_all(model, test, device=CPU, flip=True).values
+    errors = age_accuracy(ages, shown, bootstraps=0).errors
+    return {
+        "mae": float(errors.mae.value or 0), "binwise": float(errors.binwise_mae.value or 0),
+        "old": float(np.abs(shown - ages)[ages > OLD].mean()), "slope": float(errors.slope.value or 0),
+    }  # fmt: skip
+
+
+# The claims
+
+
+def sampling(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Callable[..., Scores]) -> None:
+    learned = open_(aligned(options.work, 3000, seed=LEARN_SEED, options=CohortOptions(age_shape="skewed")))
+    test = open_(aligned(options.work, 1200, seed=TEST_SEED))
+    old = (ages_of(learned) > OLD).sum()
+    print(f"{learned.num_rows:,} faces, {old} over {OLD}; tested on {test.num_rows:,} people of all ages alike")
+    pairs = []
+    for seed in range(options.seeds):
+        shared: list[Predictor] = []
+
+        def arm(balanced: bool, seed: int = seed, shared: list[Predictor] = shared) -> Scores:
+            if not shared:
+                first = recipe_of(options.samples, seed, 5e-3)
+                shared.append(learn(begun(options.init, learned, seed), learned, first))
+            second = recipe_of(options.samples // 2, seed + 1000, 2.5e-3)
+            return tested(learn(copy.deepcopy(shared[0]), learned, second, balanced=balanced), test)
+
+        pairs.append(
+            [keep(f"sampling-{seed}-{name}", partial(arm, name == "balanced")) for name in ("plain", "balanced")]
+        )
+    print(f"\nbalanced - as they come, {options.seeds} pairs, mean [95 % t-interval]; below 0: balancing helps")
+    tell(pairs)
+
+
+def pretrained(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Callable[..., Scores]) -> None:
+    everyone = open_(aligned(options.work, 3000, seed=LEARN_SEED))
+    test = open_(aligned(options.work, 1200, seed=TEST_SEED))
+    pairs = []
+    for seed in range(options.seeds):
+        chosen = np.random.default_rng(seed).permutation(everyone.num_rows)[:300]
+        some = everyone.table["photo_id"].take(chosen)
+        few = open_(everyone.folder, pc.field("photo_id").isin(some.combine_chunks()))
+
+        def arm(init: str, seed: int = seed, few: FaceSet = few) -> Scores:
+            return tested(learn(begun(init, few, seed), few, recipe_of(options.samples, seed, 5e-3)), test)
+
+        pairs.append([keep(f"pretrained-{seed}-{name}", partial(arm, init)) for name, init in
+                      (("random", RANDOM), ("pretrained", options.init))])  # fmt: skip
+    print(f"\npretrained - random, 300 faces, {options.seeds} pairs; below 0: pretraining helps")
+    tell(pairs)
+
+
+def floor(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Callable[..., Scores]) -> None:
+    learned = open_(aligned(options.work, 6000, seed=LEARN_SEED))
+    folder = aligned(options.work, 1200, seed=TEST_SEED)
+    test = open_(folder)
+
+    def arm() -> Scores:
+        return tested(learn(begun(options.init, learned, 0), learned, recipe_of(options.samples * 6, 0, 5e-3)), test)
+
+    found = keep("floor", arm)["mae"]
+    truth = pq.read_table(
+        options.work / f"people-1200-{TEST_SEED}" / "truth.parquet", columns=["photo_id", "apparent_age"]
+    )
+    apparent = dict(zip(truth["photo_id"].to_pylist(), truth["apparent_age"].to_pylist(), strict=True))
+    ages = ages_of(test)
+    shown = np.array([apparent[photo] for photo in test.table["photo_id"].to_pylist()])
+    least = float(np.abs(_expected(shown) - ages).mean())
+    guess = float(np.abs(ages - ages_of(learned).mean()).mean())
+    print(f"\n{test.num_rows:,} people: MAE {found:.2f} years")
+    print(f"the least there can be {least:.2f} (ours is {found / least:.2f} times that)")
+    print(f"guessing the mean age {guess:.2f} (ours is {found / guess:.2f} of that)")
+
+
+def _expected(apparent: np.ndarray) -> np.ndarray:
+    """E[age | apparent age], from 100,000 people: the mean age of the thousand who look nearest to it."""
+    people = make_truth(100_000, seed=7).truth
+    looks, ages = (np.asarray(people[name].to_numpy(), np.float64) for name in ("apparent_age", "age"))
+    order = np.argsort(looks)
+    looks, ages = looks[order], ages[order]
+    places = np.clip(np.searchsorted(looks, apparent), 500, len(looks) - 500)
+    sums = np.concatenate([[0], np.cumsum(ages)])
+    return np.asarray((sums[places + 500] - sums[places - 500]) / 1000)
+
+
+def tell(pairs: list[list[Scores]]) -> None:
+    for name in ("binwise", "old", "mae"):
+        print(f"  {name:10s}" + "  ".join(f"{one[name]:.2f} -> {other[name]:.2f}" for one, other in pairs))
+        difference(f"{name}, years", [(one[name], other[name]) for one, other in pairs])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claim", choices=["sampling", "pretrained", "floor"])
+    parser.add_argument("--init", required=True, help="a masked autoencoder, ViT-Tiny of patch 16")
+    parser.add_argument("--samples", type=int, default=9_000, help="faces that an arm is trained on; floor: six times")
+    parser.add_argument("--seeds", type=int, default=5, help="pairs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("out/age_arms"), help="faces and finished results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    cache = str(options.work / "cache")
+    digest = load(options.init).digest if options.init != RANDOM else RANDOM
+    told = hashlib.sha256(json.dumps([digest, options.samples]).encode()).hexdigest()[:12]
+
+    def open_(folder: str, where: pc.Expression | None = None) -> FaceSet:
+        return open_faces(folder, ["age"], where, cache=cache, packed=True)
+
+    def keep(name: str, make: Callable[[], Scores]) -> Scores:
+        found = kept(options.work / f"results-{told}" / f"{name}.json", make)
+        print(f"{name}: {json.dumps(found)}", flush=True)
+        return found
+
+    {"sampling": sampling, "pretrained": pretrained, "floor": floor}[options.claim](options, open_, keep)
+
+
+if __name__ == "__main__":
+    main()
