@@ -1,8 +1,6 @@
 """Three claims about learning age, on rendered people whose true and apparent ages are known.
 
-python benchmarks/age_arms.py sampling   --init out/mae/checkpoint
-python benchmarks/age_arms.py pretrained --init out/mae/checkpoint
-python benchmarks/age_arms.py floor      --init out/mae/checkpoint
+python benchmarks/age_arms.py [sampling pretrained floor] [--init out/mae/checkpoint]
 
     sampling    few of those learned from are over 75 (1.6 %). A first stage as they come, then a second one from the
                 same weights: as they come, or balanced. Tested on people of all ages alike: does balancing lower the
@@ -11,9 +9,9 @@ python benchmarks/age_arms.py floor      --init out/mae/checkpoint
     floor       one model of 6,000 faces against the least error there can be: that of E[age | apparent age], fitted on
                 100,000 people, whose faces it could not know better. And against guessing the mean age.
 
---init: a masked autoencoder, ViT-Tiny of patch 16, as configs/laptop_vit_tiny.yaml makes it of other people. A pair
-shares its seed: the faces drawn, their order and augmentation. Nothing is tuned on what comes out. Results of finished
-arms stay under --work: a stopped run goes on.
+--init: a masked autoencoder, ViT-Tiny of patch 16, as configs/laptop_vit_tiny.yaml makes it of other people; without it
+one is made first, of 32,000 samples. A pair shares its seed: the faces drawn, their order and augmentation. Nothing is
+tuned on what comes out. Results of finished arms stay under --work: a stopped run goes on.
 """
 
 import argparse
@@ -33,7 +31,7 @@ from _pairs import Scores, aligned, difference, kept
 from fahr.biomarkers import age_accuracy
 from fahr.cohorts.synthetic import CohortOptions
 from fahr.cohorts.synthetic.truth import make_truth
-from fahr.models import Predictor, load
+from fahr.models import Decoder, MaeOptions, Predictor, create, load, save
 from fahr.training.ages import Balance, age_losses
 from fahr.training.augment import PRESETS
 from fahr.training.begin import RANDOM, begin_predictor
@@ -44,7 +42,7 @@ from fahr.training.recipe import Recipe
 from fahr.training.sampling import Order
 from fahr.training.shares import score_all
 from fahr.training.state import fresh
-from fahr.training.tasks import Prediction
+from fahr.training.tasks import Prediction, Pretraining
 
 BATCH, CPU, OLD = 64, torch.device("cpu"), 75
 LEARN_SEED, TEST_SEED = 101, 202  # of the people; --init has seen those of seed 0
@@ -66,6 +64,25 @@ def learn(model: Predictor, faces: FaceSet, recipe: Recipe, *, balanced: bool = 
     for metrics in train(task, lambda start: batches(start=start), recipe, state):
         assert not metrics.culprits, f"step {metrics.step}: not finite"
     return model
+
+
+def autoencoder(work: Path) -> str:
+    """The checkpoint to begin with, where none is given: the laptop recipe, a third of it."""
+    place = work / "autoencoder"
+    if not (place / "config.json").exists():
+        faces = open_faces(
+            aligned(work, 3000), where=pc.field("split") == "train", cache=str(work / "cache"), packed=True
+        )
+        recipe = Recipe(
+            samples=32_000, global_batch=BATCH, micro_batch=BATCH, base_lr=4e-3, warmup_samples=3_200, precision="bf16"
+        )
+        model = create("vit_tiny", patch=16, decoder=Decoder(192, 4, 3), options=MaeOptions(decoded=0.5), seed=0)
+        batches = partial(Loader, faces, Order(faces.num_rows, 0), global_batch=BATCH, threads=1)
+        task = Pretraining(model, recipe, PRESETS["mae"])
+        for metrics in train(task, lambda start: batches(start=start), recipe, fresh(model, recipe)):
+            assert not metrics.culprits, f"step {metrics.step}: not finite"
+        save(model, str(place), overwrite=True)
+    return str(place)
 
 
 def begun(init: str, faces: FaceSet, seed: int) -> Predictor:
@@ -174,8 +191,9 @@ def tell(pairs: list[list[Scores]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claim", choices=["sampling", "pretrained", "floor"])
-    parser.add_argument("--init", required=True, help="a masked autoencoder, ViT-Tiny of patch 16")
+    claims = {"sampling": sampling, "pretrained": pretrained, "floor": floor}
+    parser.add_argument("claim", nargs="*", choices=[*claims, []], help="all, if none is named")
+    parser.add_argument("--init", help="a masked autoencoder, ViT-Tiny of patch 16")
     parser.add_argument("--samples", type=int, default=9_000, help="faces that an arm is trained on; floor: six times")
     parser.add_argument("--seeds", type=int, default=5, help="pairs")
     parser.add_argument("--threads", type=int, default=2)
@@ -183,8 +201,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cache = str(options.work / "cache")
-    digest = load(options.init).digest if options.init != RANDOM else RANDOM
-    told = hashlib.sha256(json.dumps([digest, options.samples]).encode()).hexdigest()[:12]
+    options.init = options.init or autoencoder(options.work)
+    told = hashlib.sha256(json.dumps([load(options.init).digest, options.samples]).encode()).hexdigest()[:12]
 
     def open_(folder: str, where: pc.Expression | None = None) -> FaceSet:
         return open_faces(folder, ["age"], where, cache=cache, packed=True)
@@ -194,7 +212,8 @@ def main() -> None:
         print(f"{name}: {json.dumps(found)}", flush=True)
         return found
 
-    {"sampling": sampling, "pretrained": pretrained, "floor": floor}[options.claim](options, open_, keep)
+    for name in options.claim or claims:
+        claims[name](options, open_, keep)
 
 
 if __name__ == "__main__":
