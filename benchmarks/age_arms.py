@@ -133,13 +133,14 @@ def sampling(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: C
 
 
 def pretrained(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Callable[..., Scores]) -> None:
-    everyone = open_(aligned(options.work, 3000, seed=LEARN_SEED))
+    folder = aligned(options.work, 3000, seed=LEARN_SEED)
+    everyone = open_(folder)
     test = open_(aligned(options.work, 1200, seed=TEST_SEED))
     pairs = []
     for seed in range(options.seeds):
         chosen = np.random.default_rng(seed).permutation(everyone.num_rows)[:300]
         some = everyone.table["photo_id"].take(chosen)
-        few = open_(everyone.folder, pc.field("photo_id").isin(some.combine_chunks()))
+        few = open_(folder, pc.field("photo_id").isin(some.combine_chunks()))
 
         def arm(init: str, seed: int = seed, few: FaceSet = few) -> Scores:
             return tested(learn(begun(init, few, seed), few, recipe_of(options.samples, seed, 5e-3)), test)
