@@ -10,7 +10,6 @@ passes through Ray is manifest rows and counts, never pixels, so a worker's memo
 driver's by the manifest.
 """
 
-import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +18,6 @@ from typing import Literal
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import ray.data
 
 from fahr import images, store
 from fahr.cohorts import read_manifest
@@ -28,7 +25,6 @@ from fahr.config import JobOptions, Location, option
 from fahr.faces import Aligner
 from fahr.faces.quality import QualityGate
 from fahr.faces.rows import FaceFormat, align_rows
-from fahr.progress import progress
 from fahr.version import code_version
 from jobs import _cluster
 
@@ -77,15 +73,12 @@ class AlignUnit:
         self.units = _units(options)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        unit = block["unit"][0].as_py()
-        rows = block.drop_columns("unit")
+        unit, rows = _cluster.unit_of(block)
         started = time.time()
         made = align_rows(rows, self.aligner, batch=self.options.batch, face_format=self.options.face_format)
-        outputs = {"faces": made.faces, "rejects": made.rejects}
-        self.units.commit(unit, rows, outputs, made.ledger())
-        return pa.table(
-            {"rows": [rows.num_rows], "faces": [made.faces.num_rows], "started": [started], "ended": [time.time()]}
-        )
+        ledger = made.ledger()
+        self.units.commit(unit, rows, {"faces": made.faces, "rejects": made.rejects}, ledger)
+        return _cluster.counts(ledger, started, time.time())
 
 
 def _aligner(options: Options) -> Aligner:
@@ -123,12 +116,12 @@ def main(options: Options) -> store.Ledger:
         return store.Ledger("align", 0, 0)
     _aligner(options)  # weights that are missing are refused here, once, not by every actor
     units = _units(options)
-    blocks = _todo(table, units, options.rows_per_unit)
+    blocks = _cluster.todo(table, units, options.rows_per_unit)
     done_before = table.num_rows - sum(block.num_rows for block in blocks)
     if done_before:
         print(f"align: {done_before:,} of {table.num_rows:,} photos were done before")
     if blocks:
-        first, last = _run(blocks, options, pool)
+        first, last = _cluster.run_units(blocks, AlignUnit, (options,), pool, "photos")
         rows = table.num_rows - done_before
         print(
             f"align: ready after {first - started:.0f} s, then {rows:,} photos in {last - first:.1f} s, "
@@ -139,47 +132,6 @@ def main(options: Options) -> store.Ledger:
     _pictures(options, ledger)
     print(ledger.line())
     return ledger
-
-
-def _todo(table: pa.Table, units: store.WorkUnits, rows_per_unit: int) -> list[pa.Table]:
-    """The rows of each unit that has no marker: one table, which will be one block, a unit."""
-    assigned = pa.array(units.assign(table["photo_id"], store.row_digests(table), rows_per_unit), pa.string())
-    todo = table.append_column("unit", assigned)
-    done = units.done()
-    if done:
-        todo = todo.filter(pc.invert(pc.is_in(todo["unit"], pa.array(sorted(done), pa.string()))))
-    todo = todo.sort_by([("unit", "ascending"), ("photo_id", "ascending")]).combine_chunks()
-    if not todo.num_rows:
-        return []
-    names = todo["unit"].to_numpy(zero_copy_only=False)
-    edges = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(names)]
-    return [todo.slice(start, stop - start) for start, stop in itertools.pairwise(edges)]
-
-
-def _run(blocks: list[pa.Table], options: Options, pool: _cluster.Pool) -> tuple[float, float]:
-    """One block, one task, one unit. When the first unit started and the last ended, seconds since 1970.
-
-    The pool is fixed: a growing one starts at one actor and climbs for minutes.
-    """
-    plan = ray.data.from_arrow(blocks).map_batches(
-        AlignUnit,
-        fn_constructor_args=(options,),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(pool.actors, len(blocks))),
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus or None,
-        memory=pool.memory,
-    )
-    rejects, first, last = 0, float("inf"), 0.0
-    with progress(sum(block.num_rows for block in blocks), "photos", "align") as bar:
-        for made in plan.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            first, last = min(first, pc.min(made["started"]).as_py()), max(last, pc.max(made["ended"]).as_py())
-            bar.start_t = first  # its rate and time left are of the work, not of Ray and models starting
-            rejects += pc.sum(made["rows"]).as_py() - pc.sum(made["faces"]).as_py()
-            bar.set_postfix_str(f"{rejects:,} rejects", refresh=False)
-            bar.update(pc.sum(made["rows"]).as_py())
-    return first, last
 
 
 def _account(options: Options, units: store.WorkUnits, rows: int) -> store.Ledger:

@@ -31,7 +31,8 @@ from fahr.cohorts.synthetic.truth import (
 from fahr.config import JobOptions, Location, option
 from fahr.errors import Refused
 from fahr.training.journal import read_rows
-from jobs import align, index, pretrain
+from jobs import align, finetune_age, index, pretrain, score
+from jobs._finetune import Stage
 
 
 class Options(JobOptions):
@@ -44,6 +45,7 @@ class Options(JobOptions):
     subjects: int = option(1000, help="how many people to invent", unit="people", ge=200)
     photos_per_subject: int = option(2, help="photos of each at most", unit="photos", ge=1, le=16)
     samples: int = option(24_000, help="faces shown to the model, again and again", unit="faces", ge=640)
+    age_samples: int = option(9_000, help="faces shown to it to learn age", unit="faces", ge=640)
     seed: int = option(0, help="another seed, other people", unit="any whole number", ge=0)
 
 
@@ -52,7 +54,7 @@ def main(options: Options) -> None:
     if store.is_s3(options.output):
         raise Refused(f"--output = {options.output}: the demo works in a local folder. Give a path.")
     if options.dry_run:
-        print("resources: 2 workers in a Ray of this machine's own, 6 GB of memory, about 150 MB of disk")
+        print("resources: 2 workers in a Ray of this machine's own, 6 GB of memory, about 400 MB of disk")
         return
     purpose = store.join(options.output, "demo.json")
     _own_folder(options, purpose)
@@ -62,8 +64,11 @@ def main(options: Options) -> None:
     manifest = store.join(options.output, "manifest", "people.parquet")
     table = read_manifest(manifest)
     aligned = _stage("aligned", options, lambda options, place: _align(table, manifest, place))
-    _stage("model", options, lambda options, place: _pretrain(aligned, options.samples, options.seed, place))
+    model = _stage("model", options, lambda options, place: _pretrain(aligned, options.samples, options.seed, place))
+    age = _stage("age", options, lambda options, place: _learn_age(aligned, model, options, place))
+    scores = _stage("scores", options, lambda options, place: _score(aligned, age, place))
     truth = pq.read_table(store.join(people, "truth.parquet"))
+    _face_ages_against_the_truth(scores, truth)
     agrees = _against_the_truth(table, truth)
     print(f"demo: everything lies in {options.output} | {time.monotonic() - started:.0f} s")
     if not agrees:
@@ -155,6 +160,53 @@ def _pretrain(aligned: str, samples: int, seed: int, place: str) -> None:
             f"masked loss {judged[-1]['masked_loss']:.3f} on unseen people, at most {LEARNED} is expected: the model "
             "did not learn"
         )
+
+
+GUESSED = 0.75  # of the error of guessing the mean age, which the age model must stay below
+
+
+def _learn_age(aligned: str, model: str, options: Options, place: str) -> None:
+    """The encoder learns age in two stages, the second with rare ages drawn more often."""
+    first, second = options.age_samples, options.age_samples // 3
+    finetune_age.main(
+        finetune_age.Options(
+            faces=aligned, output=place, init=store.join(model, "checkpoint"), workers=0, seed=options.seed,
+            stages=(
+                Stage(name="all", samples=first),
+                Stage(name="balanced", samples=second, balanced=True, base_lr=2.5e-3),
+            ),
+            global_batch=64, micro_batch=64, base_lr=5e-3, judge_epochs=2, checkpoint_minutes=1, bootstraps=200,
+        )
+    )  # fmt: skip
+    told = json.loads(store.read_bytes(store.join(place, "evaluation", "test.json")))
+    found = pq.read_table(store.join(place, "predictions.parquet")).filter(pc.field("part") == "test")
+    ages = found["age"].to_numpy()
+    mae, guess = told["errors"]["mae"]["value"], float(np.abs(ages - ages.mean()).mean())
+    print(f"age: unseen people are misjudged by {mae:.1f} years; guessing their mean age misses by {guess:.1f}")
+    if mae > GUESSED * guess:
+        raise RuntimeError(f"error {mae:.1f} years, at most {GUESSED} of {guess:.1f} is expected: nothing was learned")
+
+
+def _score(aligned: str, age: str, place: str) -> None:
+    """Every aligned face gets a face age, its interval and its deviation."""
+    score.main(score.Options(faces=aligned, models=[store.join(age, "checkpoint")], output=place, rows_per_unit=500))
+
+
+def _face_ages_against_the_truth(scores: str, truth: pa.Table) -> None:
+    """The deviation that was planted into a face, not its calendar age, is what the face age should tell."""
+    parts = list(store.read_units(scores, "scores", ["photo_id", "split", "age", "face_age"]))
+    found = pa.concat_tables(parts).filter(pc.field("split") == "test")
+    names = pc.replace_substring_regex(found["photo_id"], r"\.jpg$", "")
+    known = truth.select(["photo_id", "apparent_age"])
+    joined = found.set_column(0, "photo_id", names).join(known, "photo_id", join_type="inner").to_pandas()
+    joined = joined[joined["face_age"].notna()]
+    drawn, calendar = joined["apparent_age"], joined["age"]
+    misses = [float((joined["face_age"] - each).abs().mean()) for each in (drawn, calendar)]
+    r = np.corrcoef(joined["face_age"] - calendar, drawn - calendar)[0, 1]
+    print(
+        f"{len(joined):,} photos of unseen people: face age misses the age that was drawn by {misses[0]:.1f} years, "
+        f"the calendar's by {misses[1]:.1f}; deviation found and planted: r = {r:.2f}"
+    )
 
 
 def _against_the_truth(table: pa.Table, truth: pa.Table) -> bool:

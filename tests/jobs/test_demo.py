@@ -4,23 +4,29 @@ import shutil
 
 import pytest
 
+from fahr import store
 from fahr.errors import Refused
 from jobs import demo
 
 
 @pytest.mark.usefixtures("cluster")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
-    options = demo.Options(output=str(tmp_path / "demo"), subjects=250, samples=6400)
+    options = demo.Options(output=str(tmp_path / "demo"), subjects=250, samples=6400, age_samples=2560)
+    monkeypatch.setattr(demo, "GUESSED", 1.0)  # a minute of learning teaches that little
     demo.main(options)
     told = capsys.readouterr().out
     assert "frailty, per SD" in told and "MISSED" not in told
     assert (tmp_path / "demo" / "aligned" / "figures" / "by_age.png").stat().st_size > 100_000
     assert (tmp_path / "demo" / "model" / "reconstructions.png").stat().st_size > 50_000
     assert "hidden patches of unseen people are painted" in told
+    assert "unseen people are misjudged by" in told and "deviation found and planted" in told
+    assert (tmp_path / "demo" / "age" / "evaluation" / "test-predicted.png").stat().st_size > 10_000
+    scores = store.Ledger.read(str(tmp_path / "demo" / "scores" / "ledger.json")).check()
+    assert scores.rows_in == store.Ledger.read(str(tmp_path / "demo" / "aligned" / "ledger.json")).rows_out
     shutil.rmtree(tmp_path / "demo" / "manifest")  # as if it had been stopped there
     demo.main(options)
     told = capsys.readouterr().out
-    assert "people: here already" in told and "index: rows_in" in told and "aligned: here already" in told
+    assert "people: here already" in told and "index: rows_in" in told and "scores: here already" in told
     monkeypatch.setattr(demo, "FRAILTY_LOG_HAZARD", -0.7)
     with pytest.raises(RuntimeError, match="misses the planted truth"):
         demo.main(options)

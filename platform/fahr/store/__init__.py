@@ -16,7 +16,7 @@ from fahr.store.listing import WALKERS, list_files
 from fahr.store.locations import absolute, is_s3, join, name, parent, relative
 from fahr.store.s3 import Entry
 from fahr.store.shards import INDEX, list_shards, read_parquet, read_shards, write_parquet, write_shards
-from fahr.store.units import Unit, WorkUnits, committed, read_units, row_digests
+from fahr.store.units import Unit, WorkUnits, committed, read_unit, read_units, row_digests
 
 __all__ = [
     "INDEX",
@@ -49,6 +49,7 @@ __all__ = [
     "read_bytes",
     "read_parquet",
     "read_shards",
+    "read_unit",
     "read_units",
     "relative",
     "row_digests",

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,14 @@ def _unit_name(purpose: str, ids: pa.ChunkedArray, rows: NDArray[np.uint64]) -> 
     return running.hexdigest()[:16]
 
 
+def _cuts(groups: NDArray[Any], size: int) -> Iterator[tuple[int, int]]:
+    """First row and the row after the last, of each piece of at most `size` rows of one group. `groups`: sorted."""
+    edges = [0, *(np.flatnonzero(groups[1:] != groups[:-1]) + 1).tolist(), len(groups)]
+    for first, last in pairwise(edges):
+        for start in range(first, last, size):
+            yield start, min(start + size, last)
+
+
 @dataclass(frozen=True)
 class Unit:
     """A committed unit, as its marker tells it."""
@@ -107,8 +116,12 @@ class WorkUnits:
 
     # --- planning ---
 
-    def assign(self, ids: pa.Array, rows: NDArray[np.uint64], rows_per_unit: int) -> list[str]:
+    def assign(
+        self, ids: pa.Array, rows: NDArray[np.uint64], rows_per_unit: int, groups: pa.Array | None = None
+    ) -> list[str]:
         """The unit of each row, in the order given. Rows not seen before form new units.
+
+        `groups`: a text a row; a unit holds rows of one group only, so that who reads a group's file reads it once.
 
         Refused: rows that changed, and rows of earlier runs that are gone, since what was made of them is here.
         """
@@ -123,7 +136,7 @@ class WorkUnits:
             self._refuse_changes(plan, known, rows)
             new = np.ones(len(ids), dtype=bool)
             new[known.to_numpy()] = False
-            if new.any() and not self._add_plan(plans + 1, ids, rows, new, rows_per_unit):
+            if new.any() and not self._add_plan(plans + 1, ids, rows, new, (rows_per_unit, groups)):
                 continue  # another run planned meanwhile: see what it left for us
             plan, _ = self._read_plans() if new.any() else (plan, plans)
             at = pc.index_in(ids, value_set=plan["id"])
@@ -153,14 +166,23 @@ class WorkUnits:
                 )
 
     def _add_plan(
-        self, number: int, ids: pa.Array, rows: NDArray[np.uint64], new: NDArray[np.bool_], size: int
+        self,
+        number: int,
+        ids: pa.Array,
+        rows: NDArray[np.uint64],
+        new: NDArray[np.bool_],
+        cutting: tuple[int, pa.Array | None],
     ) -> bool:
-        table = pa.table({"id": ids, "row": rows}).filter(pa.array(new)).sort_by("id")
+        """`cutting`: rows of a unit at most, and the groups."""
+        size, groups = cutting
+        group = pa.repeat(pa.scalar("", pa.string()), len(ids)) if groups is None else groups
+        table = pa.table({"id": ids, "row": rows, "group": group}).filter(pa.array(new))
+        table = table.sort_by([("group", "ascending"), ("id", "ascending")])
         units: list[str] = []
-        for start in range(0, table.num_rows, size):
-            part = table.slice(start, size)
+        for start, stop in _cuts(table["group"].to_numpy(), size):
+            part = table.slice(start, stop - start)
             units += [_unit_name(self._purpose, part["id"], part["row"].to_numpy())] * part.num_rows
-        planned = table.append_column("unit", pa.array(units, pa.string())).cast(_PLAN)
+        planned = table.drop_columns("group").append_column("unit", pa.array(units, pa.string())).cast(_PLAN)
         try:
             with atomic_writer(join(self.folder, "units", f"plan-{number:06d}.parquet"), only_if_absent=True) as file:
                 write_parquet(file, [planned], _PLAN)
@@ -287,15 +309,20 @@ def read_units(folder: str, kind: str, columns: list[str] | None = None) -> Iter
     """What the marked units made, one table a unit, each file's digest checked against its marker."""
     for unit in committed(folder):
         if kind in unit.files:
-            location = join(folder, kind, unit.files[kind]["name"])
-            data = read_bytes(location)
-            if hashlib.sha256(data).hexdigest() != unit.files[kind]["sha256"]:
-                marker = join(folder, "units", "done", f"{unit.name}.json")
-                raise Corrupt(
-                    f"{location}: its content is not what its marker recorded. Delete {marker} and run the stage "
-                    "again: it makes this unit anew."
-                )
-            yield pq.read_table(BytesIO(data), columns=columns)
+            yield read_unit(folder, kind, unit.files[kind]["name"], unit.files[kind]["sha256"], columns)
+
+
+def read_unit(folder: str, kind: str, file: str, sha256: str, columns: list[str] | None = None) -> pa.Table:
+    """One file that a unit made, by the name and the digest that its marker tells."""
+    location = join(folder, kind, file)
+    data = read_bytes(location)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        marker = join(folder, "units", "done", f"{file.partition('-')[0]}.json")
+        raise Corrupt(
+            f"{location}: its content is not what its marker recorded. Delete {marker} and run the stage "
+            "again: it makes this unit anew."
+        )
+    return pq.read_table(BytesIO(data), columns=columns)
 
 
 def _list(folder: str) -> list[Any]:
