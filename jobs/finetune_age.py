@@ -28,6 +28,7 @@ from fahr.biomarkers import AgeAccuracy
 from fahr.config import option
 from fahr.errors import Refused
 from fahr.models import save
+from fahr.models.faceage import freeze_like_the_paper
 from fahr.objectives.age import LOSSES
 from fahr.report.age_charts import ages_chart, agreement_chart, groups_chart, predicted_chart
 from fahr.training.ages import APPARENT, GROUPS, Balance, Calibration, Floats, accuracy, age_losses, calibrate, judged
@@ -58,6 +59,9 @@ class Options(FinetuneOptions):
         "l1", help="what is minimised; docs/age.md tells which to take"
     )
     stages: tuple[Stage, ...] = option(STAGES, help="one after the other, a list", min_length=1)
+    freeze: bool = option(
+        False, help="of faceage, hold the layers that its authors held: all before the first Block17", off="false"
+    )
     balance: Balance = option(Balance(), help="how stages that say balanced draw")
     published: dict[str, float] = option(
         {}, help="MAE in years that others published of a dataset held out, told beside ours", result=False
@@ -185,6 +189,8 @@ def _begun(options: Options, cohort: Cohort) -> tuple[BegunPredictor, dict[str, 
         options.encoder if options.model == "fahr" else options.model, options.patch, task="age",
         head=LOSSES[options.loss], size=faces.size, init=options.init, convention=faces.convention, seed=options.seed,
     )  # fmt: skip
+    if options.freeze:
+        freeze_like_the_paper(begun.model.encoder)
     if begun.fresh_head:
         begun.model.start_at(stats["mean"], stats["sd"])
     return begun, stats

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from fahr.training.journal import read_rows
 from fahr.training.run import _Window
 from jobs import finetune_age
 from tools.ages import AGES, COLUMNS, COUNT, FACES, SIZE, SPLIT, options, picture
-from tools.faces import commit_faces
+from tools.faces import commit_faces, jpegs
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +199,24 @@ def test_every_loss_trains_and_its_checkpoint_scores_years(faces: str, tmp_path:
 def test_any_network_of_timm_is_trained_the_same_way(faces: str, tmp_path: Path, model: str) -> None:
     finetune_age.main(options(faces, tmp_path / "run", model=model, stages=[{"name": "all", "samples": 48}]))
     assert load(str(tmp_path / "run" / "checkpoint"), task="age").architecture.name == model
+
+
+def test_faceage_is_trained_by_the_same_job_and_holds_what_its_authors_held(tmp_path: Path) -> None:
+    """The stem learns nothing, its statistics included; the blocks after it and the head do."""
+    made = [np.asarray(cv2.resize(picture(age), (160, 160)), np.uint8) for age in AGES[:32]]
+    columns = {"age": list(AGES[:32]), "split": ["train"] * 24 + ["test"] * 8, "convention": ["faceage160"] * 32}
+    commit_faces(str(tmp_path / "aligned"), jpegs(made), **columns)
+    chosen = options(
+        str(tmp_path / "aligned"), tmp_path / "run", model="faceage", freeze=True, global_batch=8, micro_batch=8,
+        stages=[{"name": "all", "samples": 16}], flip=False, warmup_samples=0,
+    )  # fmt: skip
+    finetune_age.main(chosen)
+    found = load(str(tmp_path / "run" / "checkpoint"), expect_convention="faceage160")
+    fresh = create("faceage", task="age", seed=0)
+    for name, parts in (("stem", True), ("block35", True), ("block17", False), ("hidden", False)):
+        before, after = (dict(getattr(each.encoder, name).state_dict()) for each in (fresh, found))
+        same = [torch.equal(each, after[key]) for key, each in before.items() if "num_batches" not in key]
+        assert all(same) if parts else not all(same), name
 
 
 # What is wrong from the start

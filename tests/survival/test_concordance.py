@@ -341,7 +341,7 @@ def test_where_machine_code_cannot_be_kept_it_is_compiled_all_the_same(monkeypat
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])  # what no writable folder comes down to
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(weights_of)
-    assert compiled._compile(lambda x: x + 1)(2) == 3
+    assert compiled.compiled(lambda x: x + 1)(2) == 3
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from fahr.training.tasks import Labels
 
 Floats = NDArray[np.float64]
 APPARENT = ("apparent_age", "apparent_age_sd")  # what raters said of a photo, years; for the epsilon-error
+CROSSED = (("sex", "race"), ("sex", "skin_tone"))  # intersections that are told, where both are known
 GROUPS = ("sex", "race", "site", "dataset", "skin_tone")  # columns by which errors are told apart, where they are there
 
 
@@ -116,11 +117,12 @@ def accuracy(
     table = table.filter(pa.array(known))
     more = {name: each[known] for name, each in (applied or {}).items()}
     groups = {name: _column(table, name) for name in GROUPS if name in table.column_names} if bootstraps else None
+    pairs = [pair for pair in CROSSED if set(pair) <= set(groups or ())]
     rated = all(name in table.column_names and not table[name].null_count for name in APPARENT) and len(table)
     apparent = tuple(table[name].to_numpy() for name in APPARENT) if rated else None
     return age_accuracy(
         _ages(table), values[known], subjects=_column(table, "subject_id"), groups=groups, bootstraps=bootstraps,
-        apparent=apparent,
+        apparent=apparent, pairs=pairs,
         seed=seed, corrected=more.get("corrected"), low=more.get("low"), high=more.get("high"),
     )  # fmt: skip
 

@@ -43,6 +43,9 @@ def score_all(
     bad: dict[int, str] = {}
     for start in range(0, len(mine), _CHUNK):
         rows, pixels = _readable(faces, mine[start : start + _CHUNK], bad)
+        flat = np.array([not scorer.reads(each) for each in pixels], bool)
+        bad |= {int(row): "it is all of one colour, which this network cannot normalise." for row in rows[flat]}
+        rows, pixels = rows[~flat], pixels[~flat]
         if len(rows):
             told = scorer.predict(pixels)
             if flip:
