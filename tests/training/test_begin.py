@@ -1,6 +1,7 @@
 """What a run starts from: weights by seed, one of our checkpoints, or ImageNet's, and nothing that does not fit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from fahr.errors import Refused
 from fahr.models import Architecture, Decoder, MaeOptions, build, load, save
 from fahr.models.normalization import normalise
-from fahr.training.begin import Begun, begin
+from fahr.training.begin import Begun, BegunPredictor, begin, begin_predictor
 from training import small
 
 OWN, OTHER = Decoder(32, 2, 2), Decoder(64, 1, 4)
@@ -180,3 +181,39 @@ def test_imagenet_for_a_shape_that_nobody_published_names_those_that_are(model: 
     known = "vit_tiny-16, vit_small-16, vit_base-16, vit_small-8, vit_base-8"
     with pytest.raises(Refused, match=f"no weights are known for {model} with patch {patch}; they are for {known}"):
         begun("imagenet", model, patch)
+
+
+# A predictor
+
+
+def begun_predictor(init: str, head: str = "value", **changes: Any) -> BegunPredictor:
+    settings = {"task": "age", "size": 32, "convention": "arcface112", "seed": 0} | changes
+    return begin_predictor("vit_tiny", 16, init=init, head=head, **settings)
+
+
+def test_a_predictor_takes_the_encoder_of_an_autoencoder_under_a_head_of_its_own_seed(pretrained: Pretrained) -> None:
+    folder, weights, digest = pretrained
+    found, again, other = begun_predictor(folder), begun_predictor(folder), begun_predictor(folder, seed=1)
+    for each in (found, again, other):
+        small.assert_equal(half(small.weights(each.model), "encoder."), half(weights, "encoder."))
+        assert each.fresh_head and each.parent == digest and each.model.training
+    assert torch.equal(found.model.head.weight, again.model.head.weight)
+    assert not torch.equal(found.model.head.weight, other.model.head.weight)
+
+
+def test_an_age_model_goes_on_with_its_head_and_another_kind_of_head_begins_anew(tmp_path: Path) -> None:
+    model = build(Architecture.named("vit_tiny", patch=16, size=32, task="age"), seed=7)
+    weights = scrambled(model)
+    save(model, str(tmp_path / "age"))
+    found, other = begun_predictor(str(tmp_path / "age")), begun_predictor(str(tmp_path / "age"), "gaussian")
+    small.assert_equal(small.weights(found.model), weights)
+    assert not found.fresh_head and other.fresh_head and other.model.head.weight.shape == (2, 192)
+    small.assert_equal(half(small.weights(other.model), "encoder."), half(weights, "encoder."))
+    assert begun_predictor(str(tmp_path / "age"), task="survival").fresh_head, "a head of years ranks nobody"
+
+
+def test_faceage_refuses_faces_cut_otherwise() -> None:
+    with pytest.raises(Refused, match="--model faceage: reads faces cut as faceage160, these are arcface112"):
+        begin_predictor(
+            "faceage", 16, task="age", head="value", size=112, init="random", convention="arcface112", seed=0
+        )
