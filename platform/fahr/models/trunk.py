@@ -1,5 +1,6 @@
 """What makes features of a face: a Vision Transformer, FaceAge's network, or one of timm's. Heads stand on it."""
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -8,15 +9,15 @@ from torch import Tensor, nn
 from fahr.errors import Refused
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """`blocks`: transformer blocks, first to last, which layer decay and drop path tell apart; others have none."""
 
     blocks: nn.ModuleList
     autocast_to: torch.dtype | None = None  # where precision.for_inference made the weights smaller
 
+    @abstractmethod
     def pooled(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) normalised -> (B, D) fp32"""
-        raise NotImplementedError
 
     def exact(self) -> list[nn.Module]:
         """Parts that stay fp32 under bf16, since they stand where an eighth bit is a tenth of a year."""
