@@ -5,6 +5,7 @@ from fahr.biomarkers.accuracy_results import AgeAccuracy
 from fahr.biomarkers.bias import Corrected, correct, fit_bias, outside_fit
 from fahr.biomarkers.conformal import fit_conformal, intervals, intervals_source
 from fahr.biomarkers.deviation import face_age_deviation
+from fahr.biomarkers.means import mean_of
 from fahr.biomarkers.visits import Visits, visit_medians
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "fit_conformal",
     "intervals",
     "intervals_source",
+    "mean_of",
     "outside_fit",
     "visit_medians",
 ]
