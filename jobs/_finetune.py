@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from fahr.config import Options as Group
 from fahr.config import option
 from fahr.errors import Refused, nearest
 from fahr.models import Predictor
-from fahr.models.architecture import SIZES
+from fahr.models.architecture import SIZES, Architecture
 from fahr.models.checkpoints.hub import KNOWN
 from fahr.training.augment import PRESETS, Augmentation
 from fahr.training.background import Background
@@ -63,6 +63,14 @@ class Stage(Group):
         None, ge=1, help="judgements without a better one after which it ends", off="none: goes on to its end",
         unit="judgements",
     )  # fmt: skip
+    freeze: Literal["none", "encoder"] = option("none", help="encoder: only the head learns, of a ViT", off="none")
+    blocks: int = option(0, ge=0, help="last blocks of a frozen encoder that learn too", off="0", unit="blocks")
+
+    @model_validator(mode="after")
+    def _thawed(self) -> "Stage":
+        if self.blocks and self.freeze == "none":
+            raise ValueError(f"stage {self.name!r}: blocks {self.blocks} has no effect without freeze: encoder")
+        return self
 
     def recipe(self, options: RunOptions, num_rows: int) -> Recipe:
         length: dict[str, Any] = {}
@@ -71,11 +79,33 @@ class Stage(Group):
         rate = {} if self.base_lr is None else {"base_lr": self.base_lr}
         found = options.recipe(num_rows, **length, **rate)
         warmup = found.num_samples // 6 if options.warmup_samples is None else options.warmup_samples
-        return found.model_copy(update={"warmup_samples": warmup})  # 5 of 30 epochs (science.md 4.1)
+        changed: dict[str, Any] = {"warmup_samples": warmup}  # 5 of 30 epochs (science.md 4.1)
+        if self.freeze == "encoder" and not self.blocks:
+            changed["drop_path"] = 0.0  # a head alone learns from whole features
+        return found.model_copy(update=changed)
+
+    def hold(self, model: Predictor) -> Predictor:
+        """What this stage leaves as it is learns nothing. Refused: a network that has no blocks of ours."""
+        if self.freeze == "none":
+            return model
+        if not isinstance(model.architecture, Architecture):
+            raise Refused(
+                f"stage {self.name!r}: freeze: encoder is for a ViT (--model fahr), not for {model.architecture.name}. "
+                "Leave it out."
+            )
+        depth = model.architecture.depth
+        if self.blocks > depth:
+            raise Refused(f"stage {self.name!r}: blocks {self.blocks}: {model.architecture.name} has {depth}.")
+        model.encoder.requires_grad_(False)
+        for part in (*model.encoder.blocks[depth - self.blocks :], *([model.encoder.norm] if self.blocks else [])):
+            part.requires_grad_(True)
+        return model
 
 
 class FinetuneOptions(RunOptions):
     """What fine-tuning needs beside a recipe, whatever is learned. The recipe's values hold for stages without own."""
+
+    usual_epochs = 30  # of a stage that says nothing, where the run says nothing (science.md 4.1)
 
     init: str = option(help="weights to begin with: a checkpoint, a name it is known by, imagenet, or random")
     model: str = option("fahr", help="network: fahr (a ViT), faceage, or timm:NAME for any network of timm")
@@ -96,14 +126,6 @@ class FinetuneOptions(RunOptions):
     bootstraps: int = option(
         1000, ge=0, help="resamples of people behind each interval; 10,000 for a paper", off="0", unit="resamples"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _length(cls, given: Any) -> Any:
-        """30 epochs (science.md 4.1) for a stage that says nothing, where the run says nothing."""
-        if isinstance(given, dict) and given.get("epochs") is None and given.get("samples") is None:
-            return {**given, "epochs": 30}
-        return given
 
     @model_validator(mode="after")
     def _stages(self) -> "FinetuneOptions":
@@ -130,7 +152,9 @@ class Aim:
     labels: tuple[str, ...]  # columns that the task reads
     task: Callable[[Predictor, Recipe, Augmentation], Task]
     judge: Callable[[FaceSet, NDArray[np.float64]], dict[str, Any]]  # held-out faces and scores -> a row with `score`
-    balance: Callable[[FaceSet], tuple[NDArray[np.float64], dict[str, Any]]]  # weight of each row; what to tell of it
+    # Of a stage that says balanced: the weight of each row. Or of all stages: the order of the rows. And what to tell.
+    balance: Callable[[FaceSet], tuple[NDArray[np.float64], dict[str, Any]]] | None = None
+    order: Callable[[FaceSet, Recipe], tuple[Order, dict[str, Any]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +223,8 @@ class _Stage:
         faces, recipe, order = _train.together(self._opened)
         tune = _train.together(self._tune)
         plain = copy.deepcopy(start)
-        task = placed(aim.task(copy.deepcopy(start), recipe, options.augmentation), team.device)
+        learning = _train.together(lambda: self.stage.hold(copy.deepcopy(start)))
+        task = placed(aim.task(learning, recipe, options.augmentation), team.device)
         wrapped = wrap(task, options.strategy, team.device)
         state = fresh(task.model, recipe)
         with Background(lambda text: team.tell({"warning": text})) as background:
@@ -247,7 +272,12 @@ class _Stage:
                 f"{self.stage.name!r} learns from. Give at most that, or more faces."
             )
         recipe.accumulation(world_size())  # refuses what can't be shared out
-        weights, self.balance = self.aim.balance(faces) if self.stage.balanced else (None, None)
+        weights = None
+        if self.aim.order is not None:
+            order, self.balance = self.aim.order(faces, recipe)
+            return faces, recipe, order
+        if self.stage.balanced and self.aim.balance is not None:
+            weights, self.balance = self.aim.balance(faces)
         return faces, recipe, Order(faces.num_rows, recipe.seed, weights)
 
     def _tune(self) -> FaceSet | None:
@@ -292,12 +322,17 @@ class _Stage:
         def judge(taken: Snapshot, position: int) -> Mapping[str, Any]:
             assert tune is not None and self.scored is not None
             row = self.aim.judge(tune, self.scored.values)
-            row["best"] = not any(row["score"] >= each["score"] for each in _judgements(journal))
+            if row["score"] is None:  # there is nothing to choose by
+                self.team.tell({"warning": f"{self.aim.what}: sample {position:,}: the held-out people give no score"})
+            before = [each["score"] for each in _judgements(journal)]
+            row["best"] = row["score"] is not None and not any(row["score"] >= each for each in before)
             if row["best"]:  # before the state: what a run that goes on believes to be there is there
                 best.save(_lean(taken))
             return row
 
-        task = self.aim.task(copy.deepcopy(plain), recipe.model_copy(update={"compile": False}), Augmentation())
+        task = self.aim.task(
+            self.stage.hold(copy.deepcopy(plain)), recipe.model_copy(update={"compile": False}), Augmentation()
+        )
         flops = count_flops(task, plain.architecture.size, faces.labels([0, 0]))
         peak = peak_flops(self.team.device, recipe.precision)
         return Desk(keeper, journal, background, judge if tune else None, self.team.tell, flops, peak)
@@ -350,17 +385,27 @@ def _lean(taken: Snapshot) -> Snapshot:
 # Who is learned from, and who is held out
 
 
-def cohorts(options: FinetuneOptions, everyone: pa.Table, label: str) -> dict[str, Cohort]:
+def cohorts(
+    options: FinetuneOptions,
+    everyone: pa.Table,
+    label: str,
+    known: pc.Expression | None = None,
+    strata: Callable[[pa.Table], NDArray[np.float64]] | None = None,
+    calibrated: bool = True,
+) -> dict[str, Cohort]:
     """Folder -> the cohort of a model: one in the run's own folder, or one a fold. Refused: people on both sides.
 
     `everyone`: photo_id, subject_id, split, `label` and, where they are known, dataset and source_sha256 of all faces.
+    `known`: which faces have what is learned, `label` by default. `strata`: what folds share evenly, `label` in tens.
+    `calibrated`: whether folds keep people for that; otherwise they are learned from.
     """
-    known = pc.field(label).is_valid()
+    known = pc.field(label).is_valid() if known is None else known
     labelled = everyone.filter(known)
     if not labelled.num_rows:
         raise Refused(f"{options.faces}: no face has {label} to learn from. Put it into the manifest and align again.")
     if options.folds:
-        return _folds(options, labelled, label, known)
+        cards = strata(labelled) if strata else np.asarray(labelled[label].to_numpy(), np.float64) // 10
+        return _folds(options, labelled, cards, known, calibrated)
     held_out = pc.scalar(False)
     if options.held_out or any(stage.datasets for stage in options.stages):
         _check_datasets(options, everyone)
@@ -393,15 +438,19 @@ def _check_datasets(options: FinetuneOptions, everyone: pa.Table) -> None:
             )
 
 
-def _folds(options: FinetuneOptions, labelled: pa.Table, label: str, known: pc.Expression) -> dict[str, Cohort]:
+def _folds(
+    options: FinetuneOptions, labelled: pa.Table, strata: NDArray[np.float64], known: pc.Expression, calibrated: bool
+) -> dict[str, Cohort]:
     """Of the people that a fold does not test, 80 % are learned from, a tenth tunes and a tenth calibrates."""
     subjects = labelled["subject_id"].to_pylist()
-    fold = deal(subjects, np.asarray(labelled[label].to_numpy(), np.float64) // 10, options.folds, seed=options.seed)
+    fold = deal(subjects, strata, options.folds, seed=options.seed)
     tenth = np.array([drawn(subject, options.seed + 1) * 10 >> 64 for subject in subjects])
     names = np.array(subjects, object)
     found = {}
     for number in range(options.folds):
         rest, shares = fold != number, {"train": tenth < 8, "tune": tenth == 8, "calibrate": tenth == 9}
+        if not calibrated:
+            shares = {"train": tenth != 8, "tune": tenth == 8}
         where = {
             name: known & pc.field("subject_id").isin(pa.array(sorted(set(names[rest & share])), pa.string()))
             for name, share in shares.items() if (rest & share).any()

@@ -1,6 +1,6 @@
 """What every training run shares: its folder, its digest, its pace of writing, and where it goes on from.
 
-digest = own_folder(options, data)                   # a folder of another run is refused
+ledger = once(options, "pretrain", work)             # the whole of a job's main: a folder of another run is refused
 go_on(keeper, state)                                 # on all workers, from the state that the first one found
 """
 
@@ -9,16 +9,18 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from pydantic import model_validator
 from torch import distributed
 
 from fahr import store
 from fahr.config import Location, option
 from fahr.errors import Refused
 from fahr.training.background import Background
-from fahr.training.facesets import FaceSet
+from fahr.training.facesets import FaceSet, data_digest
 from fahr.training.journal import Journal
 from fahr.training.keeper import Keeper
 from fahr.training.loader import Loader
@@ -29,7 +31,7 @@ from fahr.training.step import world_size
 from fahr.training.tracking import mlflow_run
 from fahr.training.workers import rank
 from jobs import _train
-from jobs._train import Team
+from jobs._train import Team, Work
 
 T = TypeVar("T")
 FINISH_S = 600.0  # that the last state may take to be written while the store is silent
@@ -37,6 +39,8 @@ FINISH_S = 600.0  # that the last state may take to be written while the store i
 
 class RunOptions(Recipe, _train.WorkerOptions):
     """A recipe, where it runs, and what is written while it does."""
+
+    usual_epochs: ClassVar[float]  # the length of a run that is told none
 
     faces: Location = option(help="aligned faces: the output of jobs/align.py", result=False)
     output: Location = option(help="folder of the run", result=False)
@@ -53,6 +57,13 @@ class RunOptions(Recipe, _train.WorkerOptions):
     mlflow: str | None = option(None, help="tracking server that gets the metrics too", off="none", result=False)
     loader_threads: int = option(2, ge=1, help="threads that decode, of each worker", result=False, unit="threads")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _length(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("epochs") is None and given.get("samples") is None:
+            return {**given, "epochs": cls.usual_epochs}
+        return given
+
     def recipe(self, num_rows: int, **changes: Any) -> Recipe:
         own = {name: getattr(self, name) for name in Recipe.model_fields}
         return Recipe.model_validate(own | changes).counted(num_rows)
@@ -68,6 +79,31 @@ def check(options: RunOptions, stage: str) -> None:
     if options.cache is not None and store.is_s3(options.cache):
         raise Refused(f"--cache {options.cache}: the copy of the faces is mapped into memory. Give a local folder.")
     _train.check(options, stage)
+
+
+def once(
+    options: RunOptions, stage: str, work: Work, ended: Callable[[str], None] = lambda digest: None
+) -> store.Ledger:
+    """One run per folder, `work` on every worker; a finished one is left as it is.
+
+    `ended(digest)`: what is done on this side whenever a run is finished, this time or before, ahead of its ledger.
+    """
+    check(options, stage)
+    if options.dry_run:
+        return store.Ledger(stage, 0, 0)
+    digest = own_folder(options, data_digest(options.faces))
+    place = store.join(options.output, "ledger.json")
+    if store.exists(place):
+        print(f"{stage}: {options.output} is finished")
+    else:
+        started = time.time()
+        told = _train.train(work, options, digest)
+        line = f"{told['line']} | " if "line" in told else ""
+        print(f"{stage}: {line}{time.time() - started:.0f} s")
+    ended(digest)
+    ledger = store.Ledger.read(place).check()
+    print(ledger.line())
+    return ledger
 
 
 # The folder
@@ -88,6 +124,12 @@ def own_folder(options: RunOptions, data: str) -> str:
             )
     options.write(store.join(options.output, "options.yaml"))
     return digest
+
+
+def check_unchanged(options: RunOptions, digest: str) -> None:
+    """Asked by each worker: the faces are still those of the run's digest."""
+    if digest_of(options, data_digest(options.faces)) != digest:
+        raise Refused(f"{options.faces}: has changed since the run began. Let jobs/align.py end first.")
 
 
 def digest_of(options: RunOptions, data: str) -> str:

@@ -21,18 +21,17 @@ import pyarrow as pa
 
 from fahr import images, store
 from fahr.cohorts import read_manifest
-from fahr.config import JobOptions, Location, option
+from fahr.config import Location, option
 from fahr.faces import Aligner
-from fahr.faces.quality import QualityGate
 from fahr.faces.rows import FaceFormat, align_rows
 from fahr.version import code_version
 from jobs import _cluster
+from jobs._photos import Detector, PhotoOptions, work_off
 
-Detector = Literal["retinaface", "retinaface-mobile", "mtcnn", "yunet", "given"]
 Convention = Literal["arcface112", "faceage160"]
 
 
-class Options(JobOptions):
+class Options(PhotoOptions):
     """Align every face of a manifest: faces/, rejects/ and a ledger that balances.
 
     python jobs/align.py --manifest people.csv --output out/align --detector mtcnn
@@ -40,27 +39,15 @@ class Options(JobOptions):
 
     manifest: Location = option(help="the photos: a manifest (.csv, .parquet, or a folder of Parquet)", result=False)
     output: Location = option(help="folder for faces/, rejects/ and ledger.json", result=False)
-    mapping: Location | None = option(None, help="YAML column mapping for the manifest", off="none", result=False)
     detector: Detector = option("retinaface", help="which detector; never chosen by what lies on disk")
     convention: Convention = option("arcface112", help="where the landmarks land; a model refuses another one")
     size: int | None = option(
         None, help="side of a crop", unit="px", off="the convention's own: 112 or 160", ge=16, le=1024
     )
-    many_faces: Literal["reject", "largest"] = option("reject", help="what to do with a photo of several people")
     face_format: FaceFormat = option(
         "jpeg", help="how a face is stored: jpeg (95, 4:4:4) or png (lossless, 4 times as large)"
     )
-    gate: QualityGate = option(QualityGate(), help="least quality by component")
-    max_pixels: int = option(images.DEFAULT_LIMITS.max_pixels, help="larger photos are rejects", unit="px", ge=1)
-    max_bytes: int = option(images.DEFAULT_LIMITS.max_bytes, help="larger files are rejects", unit="bytes", ge=1)
-    rows_per_unit: int = option(
-        1000, help="photos in a work unit; what a kill costs", unit="photos", ge=1, result=False
-    )
     batch: int = option(16, help="photos detected at once", unit="photos", ge=1, result=False)
-    workers: int = option(2, help="actors, each with one model", unit="actors", ge=1, result=False)
-    cpus_per_worker: float = option(0.9, help="CPU that each reserves", unit="CPU", gt=0, result=False)
-    gpus_per_worker: float = option(0.0, help="GPU that each reserves", unit="GPU", off="0", ge=0, result=False)
-    memory_per_worker: float = option(2.0, help="heap that each reserves", unit="GiB", gt=0, result=False)
 
 
 class AlignUnit:
@@ -82,15 +69,8 @@ class AlignUnit:
 
 
 def _aligner(options: Options) -> Aligner:
-    return Aligner(
-        options.detector,
-        options.size or {"arcface112": 112, "faceage160": 160}[options.convention],
-        options.convention,
-        many_faces=options.many_faces,
-        gate=options.gate,
-        limits=images.Limits(options.max_bytes, options.max_pixels),
-        device="cuda" if options.gpus_per_worker else "cpu",
-    )
+    size = options.size or {"arcface112": 112, "faceage160": 160}[options.convention]
+    return options.aligner(options.convention, size, options.detector)
 
 
 def _units(options: Options) -> store.WorkUnits:
@@ -101,33 +81,12 @@ def main(options: Options) -> store.Ledger:
     """Plan the units, run those without a marker, account for every row."""
     started = time.time()
     table = read_manifest(options.manifest, options.mapping)
-    _cluster.connect()
-    pool = _cluster.Pool(
-        "align",
-        options.workers,
-        options.cpus_per_worker,
-        options.gpus_per_worker,
-        int(options.memory_per_worker * 2**30),
-    )
-    print(
-        _cluster.check([pool], "Lower --workers, --cpus-per-worker or --memory-per-worker, or start a larger cluster.")
-    )
+    pool = options.pool("align")
     if options.dry_run:
         return store.Ledger("align", 0, 0)
     _aligner(options)  # weights that are missing are refused here, once, not by every actor
     units = _units(options)
-    blocks = _cluster.todo(table, units, options.rows_per_unit)
-    done_before = table.num_rows - sum(block.num_rows for block in blocks)
-    if done_before:
-        print(f"align: {done_before:,} of {table.num_rows:,} photos were done before")
-    if blocks:
-        first, last = _cluster.run_units(blocks, AlignUnit, (options,), pool, "photos")
-        rows = table.num_rows - done_before
-        print(
-            f"align: ready after {first - started:.0f} s, then {rows:,} photos in {last - first:.1f} s, "
-            f"{rows / max(last - first, 1e-9):,.0f} photos/s"
-        )
-    units.sweep()
+    work_off(pool, AlignUnit, (options,), table, units, options.rows_per_unit, started=started)
     ledger = _account(options, units, table.num_rows)
     _pictures(options, ledger)
     print(ledger.line())

@@ -12,7 +12,6 @@ With --folds N the manifest's splits are not used: each of N models is tested on
 """
 
 import json
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from fahr import store
-from fahr.biomarkers import AgeAccuracy
+from fahr.biomarkers import AgeAccuracy, mean_of
 from fahr.config import option
 from fahr.errors import Refused
 from fahr.models import save
@@ -33,7 +32,7 @@ from fahr.objectives.age import LOSSES
 from fahr.report.age_charts import ages_chart, agreement_chart, groups_chart, predicted_chart
 from fahr.training.ages import APPARENT, GROUPS, Balance, Calibration, Floats, accuracy, age_losses, calibrate, judged
 from fahr.training.begin import BegunPredictor, begin_predictor
-from fahr.training.facesets import FaceSet, data_digest, open_faces
+from fahr.training.facesets import FaceSet, open_faces
 from fahr.training.labels import check_ages
 from fahr.training.shares import Scored, score_all
 from fahr.training.tasks import Prediction
@@ -85,23 +84,14 @@ class Options(FinetuneOptions):
 
 def main(options: Options) -> store.Ledger:
     """One run per folder; a finished one is left as it is."""
-    _run.check(options, "finetune_age")
-    if options.dry_run:
-        return store.Ledger("finetune_age", 0, 0)
-    digest = _run.own_folder(options, data_digest(options.faces))
-    place = store.join(options.output, "ledger.json")
-    if store.exists(place):
-        print(f"finetune_age: {options.output} is finished")
-    else:
-        started = time.time()
-        _train.train(work, options, digest)
-        print(f"finetune_age: {time.time() - started:.0f} s")
+    return _run.once(options, "finetune_age", work, lambda digest: _ended(options, digest))
+
+
+def _ended(options: Options, digest: str) -> None:
+    """What was kept in case of a kill goes; the evaluation is told."""
     for number in range(1, options.folds + 1) if options.folds else [0]:
         sweep(store.join(options.output, f"fold-{number}") if number else options.output, options.stages, digest)
     print(store.read_bytes(store.join(options.output, "evaluation", "evaluation.txt")).decode(), end="")
-    ledger = store.Ledger.read(place).check()
-    print(ledger.line())
-    return ledger
 
 
 # On every worker
@@ -116,8 +106,7 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
 
 
 def _planned(options: Options, digest: str) -> tuple[FaceSet, dict[str, Cohort]]:
-    if _run.digest_of(options, data_digest(options.faces)) != digest:
-        raise Refused(f"{options.faces}: has changed since the run began. Let jobs/align.py end first.")
+    _run.check_unchanged(options, digest)
     optional = ["age", "dataset", "source_sha256"]
     everyone = open_faces(options.faces, cache=options.cache_folder(), optional=optional)
     if "age" not in everyone.table.column_names:
@@ -273,9 +262,19 @@ def _told(options: Options, digest: str, everyone: FaceSet, results: list[_Resul
 
 def _lines(options: Options, name: str, of: list[tuple[str, _Result]], found: AgeAccuracy) -> list[str]:
     """The table, beside what guessing the mean age would have given, and what others have published."""
-    guessed = [np.abs(result.faces[part].table["age"].to_numpy() - result.mean_age) for part, result in of]
+    guessed, gained, subjects = [], [], list[str]()
+    for part, result in of:
+        known = np.isfinite(result.scored[part].values)
+        table = result.faces[part].table.filter(pa.array(known))
+        ages = np.asarray(table["age"].to_numpy(), np.float64)
+        guessed.append(np.abs(ages - result.mean_age))
+        gained.append(np.abs(result.scored[part].values[known] - ages) - guessed[-1])
+        subjects += table["subject_id"].to_pylist()
+    against = mean_of(np.concatenate(gained), subjects, bootstraps=options.bootstraps, seed=options.seed)
     lines = [name, *(f"  {line}" for line in found.lines())]
     lines.append(f"  {'MAE of guessing the mean age, years':36s}{np.concatenate(guessed).mean():.2f}")
+    between = "" if against.low is None else f" [{against.low:+.2f}, {against.high:+.2f}]"
+    lines.append(f"  {'Ours less that, years':36s}{against.value:+.2f}{between}")
     if found.corrected is not None:
         lines.append(
             "  bias-corrected errors know the calendar age: a blind model would have none. Judge by the raw ones"

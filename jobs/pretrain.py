@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import field_validator, model_validator
+from pydantic import field_validator
 
 from fahr import store
 from fahr.config import Options as Group
@@ -32,7 +32,7 @@ from fahr.report.charts import loss_chart
 from fahr.training.augment import PRESETS, Augmentation
 from fahr.training.background import Background
 from fahr.training.begin import IMAGENET, RANDOM, Begun, begin
-from fahr.training.facesets import FaceSet, data_digest, open_faces
+from fahr.training.facesets import FaceSet, open_faces
 from fahr.training.flops import count_flops, peak_flops
 from fahr.training.journal import Journal
 from fahr.training.judging import Faces, judge, sample
@@ -65,6 +65,8 @@ class Options(RunOptions):
     python jobs/pretrain.py --config configs/laptop_vit_tiny.yaml --faces out/align --output out/mae --workers 0
     """
 
+    usual_epochs = 50  # the paper's length (science.md 3.3)
+
     model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
     patch: int = option(8, ge=1, help="side of a patch", unit="pixels")
     init: str = option(RANDOM, help="weights to begin with: random, imagenet, a checkpoint, or a name it is known by")
@@ -77,14 +79,6 @@ class Options(RunOptions):
     judged_faces: int = option(
         2000, ge=20, help="held-out faces, and as many for the probes to learn from", result=False, unit="faces"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _length(cls, given: Any) -> Any:
-        """50 epochs, the paper's length (science.md 3.3), where nothing is said."""
-        if isinstance(given, dict) and given.get("epochs") is None and given.get("samples") is None:
-            return {**given, "epochs": 50}
-        return given
 
     @field_validator("model")
     @classmethod
@@ -101,20 +95,7 @@ class Options(RunOptions):
 
 def main(options: Options) -> store.Ledger:
     """One run per folder; a finished one is left as it is."""
-    _run.check(options, "pretrain")
-    if options.dry_run:
-        return store.Ledger("pretrain", 0, 0)
-    digest = _run.own_folder(options, data_digest(options.faces))
-    place = store.join(options.output, "ledger.json")
-    if store.exists(place):
-        print(f"pretrain: {options.output} is finished")
-    else:
-        started = time.time()
-        told = _train.train(work, options, digest)
-        print(f"pretrain: {told['line']} | {time.time() - started:.0f} s")
-    ledger = store.Ledger.read(place).check()
-    print(ledger.line())
-    return ledger
+    return _run.once(options, "pretrain", work)
 
 
 # On every worker
@@ -172,8 +153,7 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
 
 
 def _opened(options: Options, digest: str) -> tuple[FaceSet, Recipe, Begun]:
-    if _run.digest_of(options, data_digest(options.faces)) != digest:
-        raise Refused(f"{options.faces}: has changed since the run began. Let jobs/align.py end first.")
+    _run.check_unchanged(options, digest)
     faces = open_faces(
         options.faces, where=pc.field("split") == "train", cache=options.cache_folder(), packed=options.packed
     )

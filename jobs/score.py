@@ -22,17 +22,14 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 from pydantic.functional_validators import AfterValidator
 
-from fahr import images, store
+from fahr import store
 from fahr.cohorts import read_manifest
-from fahr.config import JobOptions, Location, option
+from fahr.config import Location, option
 from fahr.errors import Refused
-from fahr.faces import Aligner
-from fahr.faces.quality import QualityGate
 from fahr.faces.rows import REJECT_FIELDS
 from fahr.models.checkpoints.hub import KNOWN, UNPUBLISHED
 from fahr.scores import (
     SCORE_FIELDS,
-    Cut,
     ModelPlan,
     Team,
     plan_faces,
@@ -45,8 +42,8 @@ from fahr.scores import (
 )
 from fahr.version import code_version
 from jobs import _cluster
+from jobs._photos import Detector, PhotoOptions, work_off
 
-Detector = Literal["retinaface", "retinaface-mobile", "mtcnn", "yunet", "given"]
 # A folder or a file, or a name that weights are known by.
 Checkpoint = Annotated[
     str, AfterValidator(lambda given: given if given in (*KNOWN, *UNPUBLISHED) else store.absolute(given))
@@ -54,7 +51,7 @@ Checkpoint = Annotated[
 _ALIGNING = ("mapping", "detector", "many_faces", "gate", "max_pixels", "max_bytes")  # of no use to aligned faces
 
 
-class Options(JobOptions):
+class Options(PhotoOptions):
     """Score a cohort: face age and survival risk of every photo, or of every aligned face. Research use only.
 
     python jobs/score.py --faces out/align --models out/age/checkpoint --output out/scores
@@ -76,21 +73,9 @@ class Options(JobOptions):
     )  # fmt: skip
     precision: Literal["bf16", "fp32"] = option("bf16", help="of the network; heads are fp32 always")
     batch: int = option(16, help="photos detected, and faces scored, at once", unit="photos", ge=1)
-    mapping: Location | None = option(None, help="YAML column mapping for the manifest", off="none", result=False)
     detector: Detector | None = option(
         None, help="which detector finds the faces of a manifest", off="none: the one that the checkpoint names"
     )
-    many_faces: Literal["reject", "largest"] = option("reject", help="what to do with a photo of several people")
-    gate: QualityGate = option(QualityGate(), help="least quality by component")
-    max_pixels: int = option(images.DEFAULT_LIMITS.max_pixels, help="larger photos are rejects", unit="px", ge=1)
-    max_bytes: int = option(images.DEFAULT_LIMITS.max_bytes, help="larger files are rejects", unit="bytes", ge=1)
-    rows_per_unit: int = option(
-        1000, help="photos in a work unit; what a kill costs", unit="photos", ge=1, result=False
-    )
-    workers: int = option(2, help="actors, each with its own models", unit="actors", ge=1, result=False)
-    cpus_per_worker: float = option(0.9, help="CPU that each reserves", unit="CPU", gt=0, result=False)
-    gpus_per_worker: float = option(0.0, help="GPU that each reserves", unit="GPU", off="0", ge=0, result=False)
-    memory_per_worker: float = option(2.0, help="heap that each reserves", unit="GiB", gt=0, result=False)
 
     @model_validator(mode="after")
     def _one_source(self) -> "Options":
@@ -104,9 +89,6 @@ class Options(JobOptions):
                 flags = ", ".join("--" + name.replace("_", "-") for name in idle)
                 raise ValueError(f"{flags}: --faces are aligned already. Leave it out, or give --manifest")
         return self
-
-    def device(self) -> str:
-        return "cuda" if self.gpus_per_worker else "cpu"
 
 
 @dataclass(frozen=True)
@@ -134,7 +116,7 @@ class ScoreUnit:
             device=options.device(),
             threads=threads,
         )
-        self.aligners = {} if options.faces else {cut: _aligner(options, cut) for cut in self.team.cuts}
+        self.aligners = {} if options.faces else {cut: options.aligner(*cut) for cut in self.team.cuts}
         self.units = _units(options, plans)
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -149,18 +131,6 @@ class ScoreUnit:
         return _cluster.counts(ledger, started, time.time())
 
 
-def _aligner(options: Options, cut: Cut) -> Aligner:
-    return Aligner(
-        cut.detector,
-        cut.size,
-        cut.convention,
-        many_faces=options.many_faces,
-        gate=options.gate,
-        limits=images.Limits(options.max_bytes, options.max_pixels),
-        device=options.device(),
-    )
-
-
 def _units(options: Options, plans: Sequence[ModelPlan]) -> store.WorkUnits:
     purpose: dict[str, Any] = {**options.deciding(), "source": "faces" if options.faces else "manifest"}
     for plan in plans:
@@ -172,31 +142,17 @@ def main(options: Options) -> store.Ledger:
     """Plan the units, run those without a marker, account for every row."""
     started = time.time()
     source, plans = _prepared(options)
-    _cluster.connect()
-    memory = int(options.memory_per_worker * 2**30)
-    pool = _cluster.Pool("score", options.workers, options.cpus_per_worker, options.gpus_per_worker, memory)
-    print(
-        _cluster.check([pool], "Lower --workers, --cpus-per-worker or --memory-per-worker, or start a larger cluster.")
-    )
+    pool = options.pool("score")
     if options.dry_run:
         return store.Ledger("score", 0, 0)
     if not options.faces:
         for cut in dict.fromkeys(plan.cut for plan in plans):
-            _aligner(options, cut)  # weights that are missing are refused here, once, not by every actor
+            options.aligner(*cut)  # weights that are missing are refused here, once, not by every actor
     units = _units(options, plans)
-    total = source.rows.num_rows
-    blocks = _cluster.todo(source.rows, units, options.rows_per_unit, source.groups)
-    done_before = total - sum(block.num_rows for block in blocks)
-    if done_before:
-        print(f"score: {done_before:,} of {total:,} {source.noun} were done before")
-    if blocks:
-        first, last = _cluster.run_units(blocks, ScoreUnit, (options, plans), pool, source.noun)
-        rows = total - done_before
-        print(
-            f"score: ready after {first - started:.0f} s, then {rows:,} {source.noun} in {last - first:.1f} s, "
-            f"{rows / max(last - first, 1e-9):,.0f} {source.noun}/s"
-        )
-    units.sweep()
+    work_off(
+        pool, ScoreUnit, (options, plans), source.rows, units, options.rows_per_unit, started=started,
+        groups=source.groups, noun=source.noun,
+    )  # fmt: skip
     ledger = _account(options, plans, units, source)
     print(ledger.line())
     return ledger

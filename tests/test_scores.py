@@ -1,6 +1,7 @@
 """Rows of scores: each number against a plain loop or a formula written out again, each row in or out with a reason."""
 
 import csv
+import dataclasses
 import json
 from collections import defaultdict
 from datetime import date, timedelta
@@ -17,6 +18,7 @@ import torch
 from scipy.stats import percentileofscore
 
 from fahr import images, store
+from fahr.biomarkers.risk import fit_risk_scale, percentile
 from fahr.cohorts.synthetic import render_face
 from fahr.errors import Refused
 from fahr.faces import AlignedFace, Aligner
@@ -36,7 +38,6 @@ from fahr.scores import (
     write_visits,
 )
 from fahr.scores import rows as rows_module
-from fahr.scores.columns import percentile
 from tools.faces import commit_faces, jpegs, pictures
 
 PIXELS = 32
@@ -157,8 +158,42 @@ def test_a_model_without_calibration_leaves_its_columns_null_and_says_so_in_a_li
             "the age model holds no conformal, so face_age_low and face_age_high are null",
             "the age model holds no bias_correction, so face_age_corrected and face_age_deviation_adjusted are null",
         ],
-        ["the survival model holds no risk_percentiles, so survival_percentile is null"],
+        [
+            "the survival model holds no risk_sd, so survival_risk is not standardised but the network's own number, "
+            "of no known scale",
+            "the survival model holds no risk_percentiles, so survival_percentile is null",
+        ],
     ]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_the_risk_is_in_standard_deviations_once_and_its_percentile_is_of_what_is_shown(tmp_path, flip):
+    faces = jpegs(pictures(11))
+    shown = [images.decode(data).pixels for data in faces]
+    raw = np.array(by_hand(checkpoint(tmp_path / "raw", "survival", seed=1), shown, flip))
+    training = np.random.default_rng(0).normal(raw.mean() + 2, 3 * raw.std(), 500)  # so that twice would show
+    scale = dataclasses.asdict(fit_risk_scale(training))
+    place = checkpoint(tmp_path / "scaled", "survival", seed=1, **scale)
+    made = score_faces(table_of(faces), exact(place, flip=flip)).scores
+    wanted = (raw - training.mean()) / training.std(ddof=1)
+    np.testing.assert_allclose(made["survival_risk"].to_numpy(), wanted, atol=2e-3)
+    shares = [percentileofscore(training, each, kind="mean") for each in raw]
+    assert np.ptp(shares) > 5
+    np.testing.assert_allclose(made["survival_percentile"].to_numpy(), shares, atol=1.5)
+    (plan,) = plan_models([place])
+    assert plan.notes() == []
+    assert plan.purpose() != plan_models([str(tmp_path / "raw")])[0].purpose()  # the same weights, another number
+
+
+def test_half_a_scale_or_cuts_of_another_scale_are_refused(tmp_path):
+    for config, told in (
+        ({"risk_sd": 2.0}, "risk_mean None, risk_sd 2.0: a scale has both or neither"),
+        ({"risk_mean": 2.0}, "a scale has both or neither"),
+        ({"risk_percentiles": (1.0,)}, "risk_percentiles: .*at least 2"),
+        ({"risk_percentiles": (-2.0, 0.0, 2.0), "quartile_cuts": (-1.0, 0.0, 17.0)}, "quartile_cuts .* lie outside"),
+    ):
+        with pytest.raises(Refused, match=told):
+            checkpoint(tmp_path / "c", "survival", **config)
 
 
 def test_the_percentile_is_the_share_of_the_training_people_below():

@@ -21,6 +21,7 @@ from fahr.training.run import _Window
 from jobs import finetune_age
 from tools.ages import AGES, COLUMNS, COUNT, FACES, SIZE, SPLIT, options, picture
 from tools.faces import commit_faces, jpegs
+from tools.runs import plug_pulled
 
 
 @pytest.fixture(scope="module")
@@ -93,27 +94,12 @@ def test_the_kept_weights_are_those_of_the_best_judgement(whole: Path) -> None:
     assert told["errors"]["mae"]["value"] == pytest.approx(done["judged"]["mae"], abs=1e-3)
 
 
-class Pulled(BaseException):
-    """The plug."""
-
-
 @pytest.mark.parametrize("at", [9, 41])  # stage 1 has 40 steps, judged every ten, stage 2 ten
 def test_stopped_dead_in_any_stage_it_ends_with_the_same_numbers(
-    whole: Path, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    whole: Path, faces: str, tmp_path: Path, at: int
 ) -> None:
-    seen = 0
-
-    def pull(self: Any, metrics: Any, *rest: Any) -> dict[str, Any]:
-        nonlocal seen
-        seen += 1
-        if seen == at + 1:
-            raise Pulled
-        return real(self, metrics, *rest)
-
-    real = _Window.row
-    monkeypatch.setattr(_Window, "row", pull)
     chosen = options(faces, tmp_path / "run")  # a state is written after every judgement
-    with pytest.raises(Pulled):
+    with plug_pulled(_Window, "row", after=at):
         finetune_age.main(chosen)
     finetune_age.main(chosen)
     assert story(tmp_path / "run") == story(whole)
@@ -121,15 +107,9 @@ def test_stopped_dead_in_any_stage_it_ends_with_the_same_numbers(
     assert all(torch.equal(found[name], each) for name, each in expected.items())
 
 
-def test_killed_after_training_it_only_saves(
-    whole: Path, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pull(*rest: Any) -> None:
-        raise Pulled
-
+def test_killed_after_training_it_only_saves(faces: str, tmp_path: Path) -> None:
     chosen = options(faces, tmp_path / "run", stages=[{"name": "all", "epochs": 1}])
-    with monkeypatch.context() as patch, pytest.raises(Pulled):
-        patch.setattr(finetune_age, "_save", pull)
+    with plug_pulled(finetune_age, "_save"):
         finetune_age.main(chosen)
     told = (tmp_path / "run" / "stage-1-all" / "metrics.jsonl").stat().st_mtime_ns
     finetune_age.main(chosen)

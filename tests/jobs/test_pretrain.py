@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from fahr import store
-from fahr.config import read_options
 from fahr.errors import Refused
 from fahr.models import load
 from fahr.training.journal import read_rows
+from fahr.training.run import _Window
 from jobs import pretrain
 from tools.faces import commit_faces, jpegs, pictures
+from tools.runs import plug_pulled
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 96  # 48 of them in the train split, 24 in tune
@@ -86,31 +87,15 @@ def test_the_same_line_again_does_nothing(whole: Path, faces: str, capsys: pytes
     assert (whole / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
 
 
-class Pulled(BaseException):
-    """The plug."""
-
-
 @pytest.mark.parametrize("at", [1, 6, 7, 12])  # after the first step, a judgement, a state, the last step
 def test_stopped_dead_at_any_step_it_ends_with_the_same_numbers(
-    whole: Path, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    whole: Path, faces: str, tmp_path: Path, at: int
 ) -> None:
     """States are written after every step here; what comes after the newest is lost and done again."""
-    seen = 0
-
-    def pull(self: Any, metrics: Any, *rest: Any) -> dict[str, Any]:
-        nonlocal seen
-        seen += 1
-        if seen == at + 1:
-            raise Pulled
-        return real(self, metrics, *rest)
-
-    real = pretrain.run.__globals__["_Window"].row
-    monkeypatch.setattr(pretrain.run.__globals__["_Window"], "row", pull)
     chosen = options(faces, tmp_path / "run", checkpoint_minutes=1e-9)
-    if at < 12:
-        with pytest.raises(Pulled):
-            pretrain.main(chosen)
-        assert not (tmp_path / "run" / "ledger.json").exists()
+    with plug_pulled(_Window, "row", after=at) if at < 12 else plug_pulled(pretrain, "_finish"):
+        pretrain.main(chosen)
+    assert not (tmp_path / "run" / "ledger.json").exists()
     pretrain.main(chosen)
     assert curve(tmp_path / "run") == curve(whole)
     assert judged(tmp_path / "run") == judged(whole)
@@ -237,33 +222,6 @@ def test_another_init_with_the_same_seed_is_told_apart_in_the_checkpoint(
     assert load(str(tmp_path / "run" / "checkpoint")).config.parent_checkpoint == load(parent).digest
     first = curve(tmp_path / "run")[0][1]
     assert first < curve(whole)[0][1], "it did not begin with what its parent had learned"
-
-
-# The recipes
-
-
-@pytest.mark.parametrize("name", ["paper_vit_base", "laptop_vit_tiny"])
-def test_the_recipes_are_options_and_say_command_arithmetic_loss_time_and_cost(name: str) -> None:
-    place = ROOT / "configs" / f"{name}.yaml"
-    chosen = read_options(pretrain.Options, ["--config", str(place), "--faces", "f", "--output", "o"])
-    text = place.read_text()
-    assert f"--config configs/{name}.yaml" in text
-    for word in ("Arithmetic", "Expected loss", "Time", "Cost"):
-        assert f"# {word}" in text, word
-    recipe = chosen.recipe(40_600_000)
-    assert f"{recipe.num_steps:,} steps" in text
-
-
-def test_the_paper_recipe_is_fifty_epochs_of_the_faces_in_samples() -> None:
-    """science.md 3.3: MAE's 1,600 epochs of 1,281,167 images, a fortieth of them to warm up."""
-    place = str(ROOT / "configs" / "paper_vit_base.yaml")
-    recipe = read_options(pretrain.Options, ["--config", place, "--faces", "f", "--output", "o"]).recipe(40_600_000)
-    assert recipe.num_samples == 1600 * 1_281_167 == 2_049_867_200
-    assert recipe.num_samples / 40_600_000 == pytest.approx(50, abs=0.5)
-    assert recipe.num_warmup == 40 * 1_281_167
-    assert recipe.peak_rate == pytest.approx(2.4e-3) and recipe.num_steps == 500_455
-    assert recipe.betas == (0.9, 0.95) and recipe.weight_decay == 0.05 and recipe.clip == 0
-    assert [recipe.accumulation(world) for world in (1, 2, 16)] == [16, 8, 1]
 
 
 # On Ray

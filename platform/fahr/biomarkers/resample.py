@@ -12,20 +12,17 @@ never divided among threads, and each is summed in one order: the result does no
 N = rows, m = people, C = cells, K = columns, E = entries (person and cell).
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fahr.survival.engine import LANES, divided, either
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-LANES = 8  # resamples that are summed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,29 +80,9 @@ def resample(
                 lanes = way.add_up(layer.person, layer.start, layer.values, counts)
                 found[first : first + done] = lanes.transpose(2, 0, 1)[:done]
 
-    workers = max(1, min(threads or os.cpu_count() or 1, -(-samples // LANES)))
-    step = -(-samples // (LANES * workers)) * LANES
-    parts = [range(first, min(first + step, samples)) for first in range(0, samples, step or 1)]
-    if len(parts) < 2:
-        for each in parts:
-            part(each)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(part, parts))
+    divided(part, samples, threads)
     return sums
 
 
 def _way() -> ModuleType:
-    from fahr.biomarkers import resample_plain
-
-    wanted = os.environ.get("FAHR_NO_NUMBA") != "1"
-    return (_compiled() if wanted else None) or resample_plain
-
-
-@cache
-def _compiled() -> ModuleType | None:
-    try:
-        from fahr.biomarkers import resample_compiled
-    except ImportError:
-        return None
-    return resample_compiled
+    return either("fahr.biomarkers.resample_compiled", "fahr.biomarkers.resample_plain")

@@ -4,8 +4,6 @@ found = bootstrap_concordance(time, event, risk, samples=1000, seed=0)
 found.value, found.low, found.high
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,11 +12,9 @@ from numpy.typing import ArrayLike
 from fahr.errors import Refused
 from fahr.survival.censoring import Survival
 from fahr.survival.cindex import Kind, Sample, judge, read_sample
-from fahr.survival.engine import engine
+from fahr.survival.engine import divided, engine
 from fahr.survival.pairs import Ranks, as_earlier
-from fahr.survival.people import Floats, Ints, read_groups, read_risk
-
-CHUNK = 8  # resamples that are never divided among threads
+from fahr.survival.people import Floats, Ints, read_groups
 
 
 @dataclass(frozen=True)
@@ -58,10 +54,9 @@ def bootstrap_concordance(
     Uno's factors and tau stay those of the sample itself.
     """
     sample = read_sample(time, event, entry, weights, subject, kind, tau, censoring)
-    rows = len(np.asarray(time))
-    cluster = read_clusters(sample, clusters, rows)
+    cluster = read_clusters(sample, clusters)
     check_resampling(samples, seed, confidence, threads)
-    found = judge(sample, read_risk("risk", risk, rows)[sample.kept], kind)
+    found = judge(sample, risk)
     values = resample(sample, found._ranks, cluster, samples=samples, seed=seed, threads=threads)
     low, high, spread = summarise(values, confidence)
     missing = int(np.isnan(values).sum())
@@ -79,10 +74,10 @@ def check_resampling(samples: int, seed: int, confidence: float, threads: int | 
         raise Refused(f"threads: {threads} must be at least 1, or None for all cores.")
 
 
-def read_clusters(sample: Sample, clusters: ArrayLike | None, rows: int) -> Ints:
+def read_clusters(sample: Sample, clusters: ArrayLike | None) -> Ints:
     """(n,) numbers from 0, each used."""
     if clusters is not None:
-        return np.unique(read_groups("clusters", clusters, rows)[sample.kept], return_inverse=True)[1]
+        return np.unique(read_groups("clusters", clusters, sample.rows)[sample.kept], return_inverse=True)[1]
     if sample.people.subject is not None:
         return np.unique(sample.people.subject, return_inverse=True)[1]
     return np.arange(len(sample.people))
@@ -101,15 +96,7 @@ def resample(
         found: Floats = ways.resample(sweeps, cluster, number, sample.people.weights, own, seed, which)
         return found
 
-    workers = threads or os.cpu_count() or 1
-    step = -(-samples // (CHUNK * workers)) * CHUNK
-    parts = [range(first, min(first + step, samples)) for first in range(0, samples, step)]
-    if len(parts) == 1:
-        sums = part(parts[0])
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            sums = np.concatenate(list(pool.map(part, parts)))
-    credit, total, pairs = sums.T
+    credit, total, pairs = np.concatenate(divided(part, samples, threads)).T
     return np.asarray(np.divide(credit, total, out=np.full(samples, np.nan), where=(pairs > 0) & (total > 0)))
 
 

@@ -30,8 +30,10 @@ class ReversedSign(UserWarning):
 class Sample:
     """What stays the same whichever risk is judged. n = rows."""
 
+    rows: int  # that the caller gave
     people: People
-    kept: Ints  # (n,) the caller's rows
+    kept: Ints  # (n,) which of those rows
+    kind: Kind
     active: Flags  # (n,) events that are the earlier one of pairs
     ipcw: Floats | None  # (n,) factor of the pairs of such an event; None: 1
     tau: float | None
@@ -105,7 +107,7 @@ def concordance(
     event times and the last time with G > 0.05.
     """
     sample = read_sample(time, event, entry, weights, subject, kind, tau, censoring)
-    return judge(sample, read_risk("risk", risk, len(np.asarray(time)))[sample.kept], kind)
+    return judge(sample, risk)
 
 
 def read_sample(
@@ -133,12 +135,12 @@ def read_sample(
         ipcw, tau = uno_weights(people, censoring, tau)
     if tau is not None:
         active = people.event & (people.time < tau)
-    return Sample(people, kept, active, ipcw, tau, sort_by_time(people))
+    return Sample(len(np.asarray(time)), people, kept, kind, active, ipcw, tau, sort_by_time(people))
 
 
-def judge(sample: Sample, risk: Floats, kind: Kind) -> Concordance:
-    """`risk` (n,) of the rows that the sample kept."""
-    ranks = rank_risks(risk)
+def judge(sample: Sample, risk: ArrayLike, name: str = "risk") -> Concordance:
+    """`risk`: one value for each row that the caller gave. `name`: what a refusal calls it."""
+    ranks = rank_risks(read_risk(name, risk, sample.rows)[sample.kept])
     people = sample.people
     found = count(as_earlier(people, sample.active, ranks, sample.timeline), people.weights, people.weights)
     credit, every = found.below + 0.5 * found.tied, found.all
@@ -147,7 +149,9 @@ def judge(sample: Sample, risk: Floats, kind: Kind) -> Concordance:
         credit, every = float((own * found.credit).sum()), float((own * found.total).sum())
     value = credit / every if found.pairs and every > 0 else float("nan")
     discordant = found.all - found.below - found.tied
-    return Concordance(value, found.below, discordant, found.tied, found.all, kind, sample.tau, sample, ranks, found)
+    return Concordance(
+        value, found.below, discordant, found.tied, found.all, sample.kind, sample.tau, sample, ranks, found
+    )
 
 
 def influence(found: Concordance) -> Floats:

@@ -16,7 +16,7 @@ from fahr.errors import Refused, nearest
 from fahr.survival.bootstrap import check_resampling, read_clusters, resample, summarise
 from fahr.survival.censoring import Survival
 from fahr.survival.cindex import Concordance, Kind, influence, judge, read_sample, standard_error
-from fahr.survival.people import Floats, read_risk
+from fahr.survival.people import Floats
 
 Method = Literal["analytic", "bootstrap"]
 
@@ -66,10 +66,8 @@ def compare_concordance(
         )
     check_resampling(samples, seed, confidence, threads)
     sample = read_sample(time, event, entry, weights, subject, kind, tau, censoring)
-    rows = len(np.asarray(time))
-    cluster = read_clusters(sample, clusters, rows)
-    first = judge(sample, read_risk("risk", risk, rows)[sample.kept], kind)
-    second = judge(sample, read_risk("other_risk", other_risk, rows)[sample.kept], kind)
+    cluster = read_clusters(sample, clusters)
+    first, second = judge(sample, risk), judge(sample, other_risk, "other_risk")
     difference = first.value - second.value
     if method == "analytic":
         spread = standard_error(influence(first) - influence(second), cluster)
