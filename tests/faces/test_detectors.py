@@ -22,8 +22,10 @@ from fahr.faces.detectors.faces import equal_batches
 from fahr.faces.detectors.mobile import OnPhotos
 from fahr.faces.detectors.mobile_network import ANCHORS as MOBILE
 from fahr.faces.detectors.mtcnn import Mtcnn
+from fahr.faces.detectors.networks import OnnxNetwork, TorchNetwork
 from fahr.faces.detectors.retinaface import ANCHORS as PACKAGE
-from fahr.faces.detectors.retinaface import from_network, package_network
+from fahr.faces.detectors.retinaface import Network, from_network, package_network
+from fahr.faces.detectors.retinaface import OnPhotos as InTorch
 from fahr.images import decode as decode_photo
 from real.portraits import ABSENT, portraits_root
 
@@ -188,12 +190,12 @@ def test_overlap_agrees_with_a_slow_loop_also_where_it_is_exactly_at_the_limit(
     low = rng.integers(0, 12, (count, 2))
     boxes = np.concatenate([low, low + rng.integers(1, 10, (count, 2))], 1)  # small whole numbers: 0.4 is often met
     scores = rng.permutation(count).astype(np.float32)
-    kept = best_of_overlapping(torch.from_numpy(boxes).float(), torch.from_numpy(scores), anchors)
+    kept = best_of_overlapping(boxes.astype(np.float32), scores, anchors)
     assert kept.tolist() == slow_overlap(boxes, scores, 0.4, int(anchors.whole_pixels))
 
 
 def test_boxes_that_overlap_by_exactly_the_limit_lose_to_the_better_one() -> None:
-    boxes, scores = torch.tensor([[0.0, 0, 10, 7], [0, 0, 10, 2.8]]), torch.tensor([0.9, 0.8])
+    boxes, scores = np.array([[0, 0, 10, 7], [0, 0, 10, 2.8]], np.float32), np.array([0.9, 0.8], np.float32)
     assert best_of_overlapping(boxes, scores, MOBILE).tolist() == [0]
 
 
@@ -207,9 +209,20 @@ def test_mobile_in_onnx_runtime_equals_torch() -> None:
     for photo in textures(2, 120, 97) + textures(1, 33, 250):
         with torch.inference_mode():
             expected = join_levels(network(torch.from_numpy(photo)[None].float()))
-            inputs = {"photos": cv2.dnn.blobFromImage(photo, mean=quick.detector.mean)}  # type: ignore[attr-defined]
-            maps = quick.detector.session.run(None, inputs)  # type: ignore[attr-defined]
-            found = join_levels([torch.from_numpy(each) for each in maps])
+            maps = quick.detector.maps(photo)  # type: ignore[attr-defined]
+            found = join_levels([torch.from_numpy(each)[None].permute(0, 3, 1, 2) for each in maps])
+        assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3)
+
+
+def test_retinaface_in_onnx_runtime_equals_torch() -> None:
+    photos = textures(2, 120, 97)
+    package = random_package_network(photos)
+    quick, slow = from_network(copy.deepcopy(package)), InTorch(Network(package))
+    assert isinstance(quick, OnnxNetwork)
+    for photo in photos + textures(1, 33, 250):
+        with torch.inference_mode():
+            expected = join_levels(slow(torch.from_numpy(photo)[None].float()))
+        found = join_levels([torch.from_numpy(each)[None].permute(0, 3, 1, 2) for each in quick.maps(photo)])
         assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3)
 
 
@@ -264,7 +277,8 @@ def test_a_photo_s_faces_do_not_depend_on_its_neighbours(name: str) -> None:
 
 def test_batched_retinaface_does_not_depend_on_the_batch_either() -> None:
     photos = textures(3, 96, 120) + textures(2, 64, 64)
-    network = from_network(random_package_network(photos[:3]), threshold=0.5, batch=2)
+    layers = InTorch(Network(random_package_network(photos[:3])))  # as on CUDA; on a CPU photos go one by one
+    network = TorchNetwork("retinaface", layers, PACKAGE, threshold=0.5, batch=2)
     together = network.detect(photos)
     assert sum(map(len, together)) > 5
     for photo, faces in zip(photos, together, strict=True):

@@ -71,9 +71,6 @@ def upsample_like(small: Tensor, large: Tensor) -> Tensor:
     return F.interpolate(small, size=large.shape[2:], mode="nearest")
 
 
-torch.fx.wrap("upsample_like")  # one node when the network is traced (onnx_writer.py)
-
-
 class Pyramid(nn.Module):
     def __init__(self) -> None:
         super().__init__()

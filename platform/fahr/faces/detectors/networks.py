@@ -1,4 +1,4 @@
-"""How a RetinaFace network is run: by torch, many photos at once, or by ONNX Runtime, one by one on one thread.
+"""How a RetinaFace network is run: by torch, many photos at once, or by ONNX Runtime, one by one on a CPU.
 
 Both take photos as they are, whatever their sizes: photos of one exact size share a batch, nothing is padded, and so a
 photo's faces do not depend on its neighbours.
@@ -10,12 +10,13 @@ from math import exp
 from typing import Literal
 
 import cv2
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from fahr.faces.detectors.decoding import Anchors, Found, Head, decode, join_levels, logit
-from fahr.faces.detectors.faces import Face, Pixels, equal_batches
+from fahr.faces.detectors.decoding import Anchors, Found, Head, decode, decode_one, join_levels, logit
+from fahr.faces.detectors.faces import Face, Floats, Pixels, equal_batches
 
 Precision = Literal["fp32", "bf16"]
 CACHED_PX = (
@@ -80,17 +81,25 @@ def _in_bf16(network: nn.Module) -> nn.Module:
 
 
 class OnnxNetwork:
-    """One photo at a time on one thread: small networks gain nothing from batches on a CPU, and workers share no cores.
+    """One photo at a time: here batches gain nothing, neither of small networks nor of large ones.
 
-    `model`: the bytes of an ONNX model, (1, 3, H, W) float32 minus `mean` -> maps of raw values.
+    `model`: the bytes of an ONNX model, (1, 3, H, W) float32 minus `mean` -> maps (1, h, w, 30) of raw values.
     """
 
     def __init__(
-        self, name: str, model: bytes, anchors: Anchors, *, threshold: float, mean: tuple[float, float, float]
+        self,
+        name: str,
+        model: bytes,
+        anchors: Anchors,
+        *,
+        threshold: float,
+        mean: tuple[float, float, float] = (0, 0, 0),
+        threads: int = 1,
     ) -> None:
-        self.name, self.anchors, self.threshold, self.mean = name, anchors, threshold, mean
+        self.name, self.anchors, self.threshold = name, anchors, threshold
+        self.mean = np.array(mean, np.float32)[:, None, None]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors only
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -100,6 +109,11 @@ class OnnxNetwork:
 
     def _detect(self, photo: Pixels) -> list[Face]:
         height, width = photo.shape[:2]
-        inputs = {"photos": cv2.dnn.blobFromImage(photo, mean=self.mean)}
-        maps = [torch.from_numpy(each) for each in self.session.run(None, inputs)]
-        return decode(join_levels(maps), self.anchors, height, width, logit(self.threshold))[0].faces()
+        return decode_one(self.maps(photo), self.anchors, height, width, logit(self.threshold)).faces()
+
+    def maps(self, photo: Pixels) -> list[Floats]:
+        """(h, w, 30) a level."""
+        planes = np.empty((3, *photo.shape[:2]), np.uint8)
+        cv2.split(photo, list(planes))  # quicker than cv2.dnn.blobFromImage, which moves floats instead
+        inputs = {"photos": np.subtract(planes, self.mean, dtype=np.float32)[None]}
+        return [each[0] for each in self.session.run(None, inputs)]

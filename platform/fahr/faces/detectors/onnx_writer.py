@@ -1,7 +1,7 @@
 """A small torch network -> the bytes of an ONNX model, for ONNX Runtime. No `onnx` package, no file.
 
 torch's own exporters need packages that nothing else here needs. An ONNX file is a protocol buffer of a few fields, and
-a convolutional detector at rest has five kinds of layers: anything else is refused loudly.
+a convolutional detector at rest has few kinds of layers: anything else is refused loudly.
 """
 
 import operator
@@ -79,6 +79,10 @@ class _Writer:
         layer = self.modules[str(node.target)]
         if isinstance(layer, nn.Conv2d):
             self.convolution(node.name, layer, inputs)
+        elif isinstance(layer, nn.BatchNorm2d):
+            self.norm(node.name, layer, inputs)
+        elif isinstance(layer, nn.MaxPool2d):
+            self.pool(node.name, layer, inputs)
         elif isinstance(layer, nn.LeakyReLU):
             self.nodes.append(_node("LeakyRelu", inputs, node.name, alpha=float(layer.negative_slope)))
         elif isinstance(layer, nn.Identity):
@@ -100,6 +104,21 @@ class _Writer:
             )
         )  # fmt: skip
 
+    def norm(self, name: str, layer: nn.BatchNorm2d, inputs: list[str]) -> None:
+        values = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+        names = [f"{name}.{each}" for each in ("weight", "bias", "mean", "variance")]
+        for each, value in zip(names, values, strict=True):
+            assert value is not None
+            self.tensors.append(_tensor(each, value))
+        self.nodes.append(_node("BatchNormalization", [*inputs, *names], name, epsilon=layer.eps))
+
+    def pool(self, name: str, layer: nn.MaxPool2d, inputs: list[str]) -> None:
+        side, stride, padding = layer.kernel_size, layer.stride, layer.padding
+        assert isinstance(side, int) and isinstance(stride, int) and isinstance(padding, int)
+        assert layer.dilation == 1 and not layer.ceil_mode
+        sides = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
+        self.nodes.append(_node("MaxPool", inputs, name, **sides))
+
     def function(self, node: fx.Node, inputs: list[str]) -> None:
         if node.target is self.upsample_like:  # both have as many channels, so the whole shape can be taken over
             self.nodes.append(_node("Shape", inputs[1:], f"{node.name}.shape"))
@@ -114,15 +133,21 @@ class _Writer:
 
 
 def to_onnx(network: nn.Module, upsample_like: Callable[[Tensor, Tensor], Tensor]) -> bytes:
-    """`network`: (B, 3, H, W) float32 -> a list of maps, any B, H and W. The model's input is `photos`."""
+    """`network`: (B, 3, H, W) float32 -> a list of maps, any B, H and W, `upsample_like` as one node.
+
+    The model's input is `photos`; its maps are (B, rows, columns, channels), the order in which they are read: ONNX
+    Runtime, whose own order is another, writes either at the same cost.
+    """
     writer = _Writer(network, upsample_like)
     inputs: list[str] = []
     outputs: list[str] = []
-    for node in _Tracer().trace(network).nodes:
+    for node in _Tracer(autowrap_functions=(upsample_like,)).trace(network).nodes:
         if node.op == "placeholder":
             inputs.append(node.name)
         elif node.op == "output":
-            outputs = [each.name for each in node.all_input_nodes]
+            outputs = [f"{each.name}.read" for each in node.all_input_nodes]
+            for each, name in zip(node.all_input_nodes, outputs, strict=True):
+                writer.nodes.append(_node("Transpose", [each.name], name, perm=[0, 2, 3, 1]))
         elif node.op == "call_module":
             writer.module(node, [each.name for each in node.all_input_nodes])
         elif node.op == "call_function" and node.target is operator.getitem:
@@ -132,7 +157,7 @@ def to_onnx(network: nn.Module, upsample_like: Callable[[Tensor, Tensor], Tensor
     graph = b"".join(_field(1, each) for each in writer.nodes) + _field(2, "network")
     graph += b"".join(_field(5, each) for each in writer.tensors)
     graph += b"".join(_field(11, _value(name, ("batch", 3, "height", "width"))) for name in inputs)
-    graph += b"".join(_field(12, _value(name, ("batch", "channels", "rows", "columns"))) for name in outputs)
+    graph += b"".join(_field(12, _value(name, ("batch", "rows", "columns", "channels"))) for name in outputs)
     opset = _field(1, "") + _field(2, OPSET)
     return _field(1, IR_VERSION) + _field(7, graph) + _field(8, opset)
 

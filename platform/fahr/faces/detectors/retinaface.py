@@ -1,7 +1,7 @@
-"""`retinaface`: the network and the weights of the `retina-face` package (ResNet-50), run in batches.
+"""`retinaface`: the network and the weights of the `retina-face` package (ResNet-50), with nothing slow around them.
 
-The package looks at one photo a call, with NumPy loops around the network. Here the same network gets photos of one
-size together, its batch norms folded, and anchors, decoding and overlap are tensors. Same faces, on CPU and CUDA.
+The package looks at one photo a call, with NumPy loops around the network. Here the same layers run with their batch
+norms folded: in fp32 on a CPU by ONNX Runtime, else by torch, which gets photos of one size together. Same faces.
 """
 
 import os
@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fahr.faces.detectors import weights
-from fahr.faces.detectors.decoding import Anchors, Head, fused_head
+from fahr.faces.detectors.decoding import Anchors, fused_head
 from fahr.faces.detectors.faces import Detector
 from fahr.faces.detectors.folding import fold_pair
-from fahr.faces.detectors.networks import Precision, TorchNetwork
+from fahr.faces.detectors.mobile_network import upsample_like
+from fahr.faces.detectors.networks import OnnxNetwork, Precision, TorchNetwork
+from fahr.faces.detectors.onnx_writer import to_onnx
 
 NAME = "retinaface"
 THRESHOLD = 0.9  # the package's own
@@ -40,33 +43,71 @@ def package_network() -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-class OnPhotos(nn.Module):
-    """(B, H, W, 3) RGB, 0 to 255 -> three maps (B, 30, h, w), strides 32, 16, 8. Takes `package` apart.
+class Network(nn.Module):
+    """At rest: batch norms folded, one head a level. (B, 3, H, W) RGB, 0 to 255 -> three maps (B, 30, h, w).
 
-    RGB, though the package wants BGR: it turns the colours round before its network sees them.
+    The strides are 32, 16 and 8. Takes `package` apart: its layers, called in our order, since its own function asks
+    for shapes on the way and can be written to no file. RGB, though the package wants BGR: it turns the colours round
+    before its network sees them.
     """
 
     def __init__(self, package: Any) -> None:
         super().__init__()
         _fold(package)
+        self.heads = nn.ModuleList(
+            fused_head(head.cls_score, head.bbox_pred, head.landmark_pred, pairs=((0, 2), (1, 3)))
+            for head in (package.face_rpn_stride32, package.face_rpn_stride16, package.face_rpn_stride8)
+        )
         for stride in (32, 16, 8):
-            setattr(package, f"face_rpn_stride{stride}", _Fused(getattr(package, f"face_rpn_stride{stride}")))
+            delattr(package, f"face_rpn_stride{stride}")
         self.package = package
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.eval().requires_grad_(False)
 
     def forward(self, photos: Tensor) -> list[Tensor]:
-        return [each.permute(0, 3, 1, 2) for each in self.package(photos)]
+        package = self.package
+        values = self.pool(F.relu(package.conv0(package.bn_data(photos))))
+        values, _ = _stage(package.stage1, values)
+        values, _ = _stage(package.stage2, values)
+        values, eighth = _stage(package.stage3, values)
+        values, sixteenth = _stage(package.stage4, values)
+        coarse = F.relu(package.ssh_c3_lateral(F.relu(package.bn1(values))))
+        middle = F.relu(package.ssh_c2_lateral(sixteenth))
+        middle = F.relu(package.ssh_c2_aggr(middle + upsample_like(coarse, middle)))
+        fine = F.relu(package.ssh_m1_red_conv(eighth))
+        fine = F.relu(package.ssh_c1_aggr(fine + upsample_like(middle, fine)))
+        contexts = (package.ssh_m3_det, package.ssh_m2_det, package.ssh_m1_det)
+        levels = [_context(layers, level) for layers, level in zip(contexts, (coarse, middle, fine), strict=True)]
+        return [head(level) for head, level in zip(self.heads, levels, strict=True)]
 
 
-class _Fused(nn.Module):
-    """In the place of the package's head: a list of one map where that gives three."""
+def _stage(units: Any, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The stage's output, and what its first unit knows before it halves the resolution."""
+    before: list[Tensor] = []
+    for unit in units.values():
+        active = F.relu(unit.bn1(values))
+        before.append(F.relu(unit.conv1(active)))
+        residual = unit.conv3(F.relu(unit.conv2(before[-1])))
+        values = residual + (unit.sc(active) if unit.sc is not None else values)
+    return values, before[0]
 
-    def __init__(self, head: Any) -> None:
+
+def _context(layers: Any, level: Tensor) -> Tensor:
+    """Three fields of view, 3, 5 and 7 pixels wide, side by side."""
+    shared = F.relu(layers.context_conv1(level))
+    wide = layers.context_conv3_2(F.relu(layers.context_conv3_1(shared)))
+    return F.relu(torch.cat([layers.conv1(level), layers.context_conv2(shared), wide], dim=1))
+
+
+class OnPhotos(nn.Module):
+    """(B, H, W, 3) -> the maps of `Network`."""
+
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.head: Head = fused_head(head.cls_score, head.bbox_pred, head.landmark_pred, pairs=((0, 2), (1, 3)))
-        self.requires_grad_(False)
+        self.network = network
 
-    def forward(self, level: Tensor) -> list[Tensor]:
-        return [self.head(level)]
+    def forward(self, photos: Tensor) -> list[Tensor]:
+        return self.network(photos.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 
 def _fold(package: Any) -> None:
@@ -97,7 +138,11 @@ def from_network(
     precision: Precision = "fp32",
     threshold: float = THRESHOLD,
     batch: int = 8,
-) -> TorchNetwork:
-    """`package` is changed: hand over a copy if it is needed again."""
-    network = OnPhotos(package)
-    return TorchNetwork(NAME, network, ANCHORS, threshold=threshold, device=device, precision=precision, batch=batch)
+) -> TorchNetwork | OnnxNetwork:
+    """`package` is changed: hand over a copy if it is needed again. On as many threads of a CPU as torch has now."""
+    network = Network(package)
+    if device == "cpu" and precision == "fp32":
+        model, threads = to_onnx(network, upsample_like), torch.get_num_threads()
+        return OnnxNetwork(NAME, model, ANCHORS, threshold=threshold, threads=threads)
+    on_photos = OnPhotos(network)
+    return TorchNetwork(NAME, on_photos, ANCHORS, threshold=threshold, device=device, precision=precision, batch=batch)
