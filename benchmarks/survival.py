@@ -1,6 +1,7 @@
-"""Survival: the exact ranking losses against the n x n matrix that everybody writes. Equal outputs asserted.
+"""Survival: the exact ranking losses against the n x n matrix that everybody writes, and concordance with its bootstrap
+against lifelines and scikit-survival. Equal outputs asserted, each bar told met or missed.
 
-python benchmarks/survival.py [--rounds 5]
+python benchmarks/survival.py [losses ranks] [--rounds 5]     # more of concordance: benchmarks/concordance.py
 
 Value and gradient from scores that are there; 40 % of the people have the event, times are whole days, so many tie.
 Both sides get the same threads. Ours takes NumPy labels, checks them and sorts them: that is timed. Memory is the rise
@@ -26,9 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fahr.objectives import fused, ranking, ranking_loss
+from fahr.survival import Concordance, bootstrap_concordance, concordance
 
 BARS = {512: 2.5, 4096: 25.0, 8192: 25.0}  # how many times faster the exact logistic loss must be
 EXPONENTIAL_BAR, MEMORY_BAR_MB = 500.0, 30.0
+RANK_BARS = {False: 20.0, True: 10.0}  # by whether there are ties: concordance than lifelines
+PLAIN_BAR, SKSURV_BAR, BOOTSTRAP_BARS = 5.0, 200.0, {1: 30.0, 2: 100.0}
 
 
 class People(NamedTuple):
@@ -174,8 +178,95 @@ def losses(rounds: int) -> None:
     memory(8192)
 
 
+# Concordance
+
+
+def against(theirs: str, seconds: dict[str, list[float]], bars: dict[str, float]) -> None:
+    for name, bar in bars.items():
+        ratio = ratios(seconds[theirs], seconds[name])
+        verdict = "met" if statistics.median(ratio) >= bar else "MISSED"
+        milliseconds = statistics.median(seconds[name]) * 1e3
+        print(f"    {name:24s} {milliseconds:9.2f} ms: {median_range(ratio, 1)}x {theirs}, bar {bar:g}x {verdict}")
+
+
+def ranks(rounds: int) -> None:
+    import concordance as other  # with lifelines and scikit-survival, which the losses do without
+
+    print(f"concordance, {rounds} interleaved rounds")
+    for count in (50_000, 200_000):
+        for ties in (False, True):
+            ranked(count, ties, rounds)
+    for ties in (False, True):
+        resampled(ties, rounds)
+    with tempfile.TemporaryDirectory() as cache:
+        for what in ("on a machine", "of a process"):
+            print(f"  first call {what}: {other.child(other.COMPILE, NUMBA_CACHE_DIR=cache)}")
+        rises = [
+            int(other.child(other.MEMORY, str(count), NUMBA_CACHE_DIR=cache)) / count for count in (200_000, 800_000)
+        ]
+    verdict = "met" if rises[1] < 1.5 * rises[0] else "MISSED"
+    print(f"  memory: {rises[0]:.0f} bytes a row at n 200,000, {rises[1]:.0f} at 800,000: O(n) {verdict}")
+
+
+def ranked(count: int, ties: bool, rounds: int) -> None:
+    from concordance import cohort, plainly
+    from lifelines.utils import concordance_index
+    from sksurv.metrics import concordance_index_censored
+
+    days, died, risk = cohort(count, ties=ties)
+
+    def ours() -> Concordance:
+        return concordance(days, died, risk)
+
+    found = ours()
+    assert plainly(ours) == found and abs(found.value - concordance_index(days, -risk, died)) < 1e-12
+    ways: dict[str, Callable[[], object]] = {
+        "lifelines": lambda: concordance_index(days, -risk, died),
+        "ours": ours,
+        "ours without numba": lambda: plainly(ours),
+    }
+    print(f"  n {count:,}, {'ties' if ties else 'no ties'}")
+    against("lifelines", interleave(ways, rounds), {"ours": RANK_BARS[ties], "ours without numba": PLAIN_BAR})
+    if count > 50_000:  # seconds a call: only the smaller, and one round after the one that warms up
+        return
+    told: list[tuple[float, ...]] = []
+    ways = {
+        "scikit-survival": lambda: told.append(concordance_index_censored(died == 1, days, risk)),
+        "ours": ours,
+    }
+    against("scikit-survival", interleave(ways, 1), {"ours": SKSURV_BAR})
+    assert {each[1:4] for each in told} == {(found.concordant, found.discordant, found.tied_risk)}
+
+
+def resampled(ties: bool, rounds: int) -> None:
+    """Drawing of resamples is within our time, and outside theirs."""
+    from concordance import BOOTSTRAP_ROWS, RESAMPLES, TIMED, cohort, draw
+    from lifelines.utils import concordance_index
+
+    days, died, risk = cohort(BOOTSTRAP_ROWS, ties=ties)
+    every = np.arange(len(days))
+    drawn = [np.repeat(every, draw(0, number, len(days)).astype(int)) for number in range(TIMED)]
+
+    def ours(threads: int) -> NDArray[np.float64]:
+        return bootstrap_concordance(days, died, risk, samples=RESAMPLES, threads=threads).values
+
+    def loop() -> list[float]:
+        return [concordance_index(days[rows], -risk[rows], died[rows]) for rows in drawn]
+
+    np.testing.assert_allclose(ours(1)[:TIMED], loop(), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(ours(1), ours(2))
+    ways: dict[str, Callable[[], object]] = {
+        "loop": loop, "one thread": lambda: ours(1), "two threads": lambda: ours(2),
+    }  # fmt: skip
+    seconds = interleave(ways, rounds)
+    seconds["a lifelines loop"] = [each * RESAMPLES / TIMED for each in seconds.pop("loop")]
+    print(f"  {RESAMPLES:,} bootstraps of {len(days):,} rows, {'ties' if ties else 'no ties'}")
+    against("a lifelines loop", seconds, {"one thread": BOOTSTRAP_BARS[1], "two threads": BOOTSTRAP_BARS[2]})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="*", choices=["losses", "ranks", []], help="both, if none is named")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--child", choices=["matrix", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=8192, help=argparse.SUPPRESS)
@@ -183,7 +274,8 @@ def main() -> None:
     if options.child:
         child(options.child, options.count)
         return
-    losses(options.rounds)
+    for part in options.part or ("losses", "ranks"):
+        {"losses": losses, "ranks": ranks}[part](options.rounds)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from jobs import _cluster, score
 from tools.faces import commit_faces, jpegs, pictures
 
 COUNT = 30
+SCALE: dict[str, Any] = {"risk_mean": 3.0, "risk_sd": 2.0, "risk_percentiles": tuple(np.linspace(-2, -1, 11))}
 
 
 def checkpoint(folder: Path, task: str = "age", size: int = 32, **config: Any) -> str:
@@ -48,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     days = pa.array([18_000 + number // 4 for number in range(COUNT)], pa.int32()).cast(pa.date32())
     commit_faces(str(root / "faces"), encoded, age=ages, taken_on=days)
     checkpoint(root / "age")
-    checkpoint(root / "survival", "survival", risk_percentiles=tuple(np.linspace(-1, 1, 11)))
+    checkpoint(root / "survival", "survival", **SCALE)
     return root
 
 
@@ -103,7 +104,7 @@ def done(root: Path, cluster: None) -> Path:
     return root / "done"
 
 
-def test_each_face_is_a_row_of_scores_or_a_reject_and_the_ledger_tells_where_they_come_from(root, done):
+def test_each_face_is_a_row_of_scores_or_a_reject_and_the_ledger_tells_where_they_come_from(root, done, tmp_path):
     written = json.loads((done / "ledger.json").read_text())
     assert written["rows_in"] == COUNT == written["rows_out"] + sum(written["rejects"].values())
     assert written["rejects"] == {"unreadable": 2} and written["models"]["age"]["age_flip"] is True
@@ -120,12 +121,16 @@ def test_each_face_is_a_row_of_scores_or_a_reject_and_the_ledger_tells_where_the
     by_id = {row["photo_id"]: row for row in made.to_pylist()}
     shown = pictures(COUNT)
     team = Team(plan_models([str(root / "age"), str(root / "survival")], "mtcnn"), precision="fp32", batch=1)
+    unscaled = Team(plan_models([checkpoint(tmp_path / "raw", "survival")], "mtcnn"), precision="fp32", batch=1)
     for number in (0, 13, 29):
         row, age = by_id[f"p{number:05d}"], None if number % 5 == 0 else 20.0 + number
         alone = team.values([dict.fromkeys(team.cuts, shown[number])])
         # the job saw them through JPEG
         assert row["face_age"] == pytest.approx(alone["age"][0], abs=0.2)
-        assert row["survival_risk"] == pytest.approx(alone["survival"][0], abs=0.2)
+        assert row["survival_risk"] == pytest.approx(alone["survival"][0], abs=0.1)
+        (raw,) = unscaled.values([dict.fromkeys(unscaled.cuts, shown[number])])["survival"]
+        assert alone["survival"][0] == pytest.approx((raw - 3.0) / 2.0, abs=1e-6)  # once
+        assert row["survival_percentile"] == pytest.approx(np.clip(100 * (row["survival_risk"] + 2), 0, 100), abs=1e-6)
         assert row["face_age_deviation"] == (None if age is None else row["face_age"] - age)
         assert row["face_age_low"] is row["face_age_corrected"] is None and 0 <= row["survival_percentile"] <= 100
     with (done / "scores.csv").open() as file:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fahr.biomarkers import correct, face_age_deviation, intervals
+from fahr.biomarkers.risk import percentile
 from fahr.models import CheckpointConfig
 from fahr.scores.models import ModelPlan
 
@@ -24,7 +25,7 @@ SCORE_FIELDS = pa.schema(
         ("face_age_deviation", pa.float64()),  # face_age - age
         ("face_age_corrected", pa.float64()),
         ("face_age_deviation_adjusted", pa.float64()),  # face_age_corrected - age
-        ("survival_risk", pa.float64()),  # higher = worse
+        ("survival_risk", pa.float64()),  # higher = worse; SDs of the training people where the checkpoint knows them
         ("survival_percentile", pa.float64()),  # 0 to 100, among the people of the training
         ("age_model_digest", pa.string()),
         ("survival_model_digest", pa.string()),
@@ -68,18 +69,8 @@ def _age_columns(
 
 
 def _risk_columns(risk: Floats, age: Floats, sex: Sequence[str | None], config: CheckpointConfig) -> dict[str, Floats]:
+    """`risk`: as the scorer gives it, which is standardised already where the config has risk_mean and risk_sd."""
     columns = {"survival_risk": risk}
     if config.risk_percentiles is not None:
         columns["survival_percentile"] = percentile(risk, config.risk_percentiles)
     return columns
-
-
-def percentile(risk: Floats, quantiles: Sequence[float]) -> Floats:
-    """(N,) 0 to 100. `quantiles`: of the risk as it is shown, evenly spaced, from the least of the training people to
-    the greatest; between two of them by a straight line. A risk that several of them share gets the middle."""
-    shares = np.linspace(0, 100, len(quantiles))
-    known = np.asarray(quantiles)
-    # interp wants each value once: the middle of the shares that have it
-    values, first = np.unique(known, return_index=True)
-    last = len(known) - 1 - np.unique(known[::-1], return_index=True)[1]
-    return np.asarray(np.interp(risk, values, (shares[first] + shares[last]) / 2))

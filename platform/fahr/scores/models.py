@@ -26,12 +26,15 @@ Floats = NDArray[np.float64]
 
 TASKS = ("age", "survival")
 DETECTOR = "retinaface"  # where neither the user nor the checkpoint names one
-_CALIBRATION = {  # what of the config makes which columns
+_CALIBRATION = {  # what of the config does what to which columns
     "age": (
-        ("conformal", "face_age_low and face_age_high are"),
-        ("bias_correction", "face_age_corrected and face_age_deviation_adjusted are"),
+        ("conformal", "face_age_low and face_age_high are null"),
+        ("bias_correction", "face_age_corrected and face_age_deviation_adjusted are null"),
     ),
-    "survival": (("risk_percentiles", "survival_percentile is"),),
+    "survival": (
+        ("risk_sd", "survival_risk is not standardised but the network's own number, of no known scale"),
+        ("risk_percentiles", "survival_percentile is null"),
+    ),
 }
 _DECIDING = {  # of the config, for the same weights
     "architecture", "layer_norm_eps", "normalization", "conformal", "bias_correction", "risk_mean", "risk_sd",
@@ -68,8 +71,8 @@ class ModelPlan:
     def notes(self) -> list[str]:
         """A line for each thing that the user should know."""
         told = [
-            f"the {self.task} model holds no {key}, so {columns} null"
-            for key, columns in _CALIBRATION[self.task]
+            f"the {self.task} model holds no {key}, so {outcome}"
+            for key, outcome in _CALIBRATION[self.task]
             if getattr(self.config, key) is None
         ]
         if self.cut.detector not in (learned := _detectors(self.config) or [self.cut.detector]):

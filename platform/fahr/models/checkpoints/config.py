@@ -98,7 +98,8 @@ class CheckpointConfig(_Part):
     conformal: Annotated[dict[str, dict[str, float]], AfterValidator(_counted)] | None = None  # per stratum, with n
     risk_mean: float | None = None
     risk_sd: float | None = Field(None, gt=0)
-    risk_percentiles: Annotated[tuple[float, ...], AfterValidator(_ascending)] | None = None
+    # Of the risk as it is shown: standardised where the two above are known. From least to greatest, evenly spaced.
+    risk_percentiles: Annotated[tuple[float, ...], Field(min_length=2), AfterValidator(_ascending)] | None = None
     quartile_cuts: Annotated[Triple, AfterValidator(_ascending)] | None = None
     repeatability_sd_years: Interval | None = None
     aging_rate_prior: dict[Literal["short", "mid", "long"], dict[str, float]] | None = None
@@ -112,6 +113,15 @@ class CheckpointConfig(_Part):
                 raise ValueError(f"{key} {value!r} contradicts the architecture, which has {wanted!r}")
         if self.mae_options is not None and self.task != "mae":
             raise ValueError(f"mae_options belong to task 'mae', not to {self.task!r}")
+        if (self.risk_mean is None) != (self.risk_sd is None):
+            raise ValueError(f"risk_mean {self.risk_mean}, risk_sd {self.risk_sd}: a scale has both or neither")
+        if self.risk_percentiles is not None and self.quartile_cuts is not None:
+            least, greatest = self.risk_percentiles[0], self.risk_percentiles[-1]
+            if not least <= self.quartile_cuts[0] <= self.quartile_cuts[-1] <= greatest:
+                raise ValueError(
+                    f"quartile_cuts {self.quartile_cuts} lie outside risk_percentiles, which go from {least:g} to "
+                    f"{greatest:g}: both are of the risk as it is shown"
+                )
         return self
 
     def to_bytes(self) -> bytes:
