@@ -251,6 +251,8 @@ def _work_on_ray(config: dict[str, Any]) -> dict[str, Any]:
     team = Team(
         get_device(),
         _teller(board),
+        # Of a node that was announced to go (`ray drain-node`); Ray looks every 5 s. It announces none by itself: a
+        # hook of the cloud's own notice has to.
         lambda: ray.train.get_preemption_info() is not None,
         lambda: False,
         lambda row: ray.train.report(dict(row)),

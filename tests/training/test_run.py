@@ -213,6 +213,12 @@ def test_a_warning_that_the_machine_goes_away_is_heeded_once(tmp_path: Path) -> 
     assert started.saved == [32, 96] and asked == 2  # and is not asked again
 
 
+def test_until_the_machine_goes_away_little_of_what_is_learned_is_at_stake(tmp_path: Path) -> None:
+    started = Started(tmp_path, recipe())
+    started.go(noticed=lambda: True, chosen=plan(look_every_s=0.0, leave_every_s=0.0, judge_at=frozenset()))
+    assert started.saved[:4] == [16, 32, 48, 64]  # each step
+
+
 def test_nobody_looks_before_it_is_time(tmp_path: Path) -> None:
     def never() -> bool:
         raise AssertionError("asked")

@@ -37,6 +37,11 @@ class Plan:
     judge_at: frozenset[int]  # steps after which the model is judged
     save_every_s: float  # what a kill costs at most
     look_every_s: float = 5.0  # between two questions whether this machine is about to be taken away
+    leave_every_s: float = 15.0  # between two states from such a notice on: what is learned until it goes is not lost
+
+    def pace(self, warned: bool) -> float:
+        """Seconds from state to state; `warned`: this machine is about to be taken away."""
+        return min(self.save_every_s, self.leave_every_s) if warned else self.save_every_s
 
     @classmethod
     def of(cls, recipe: Recipe, *, log_rows: int, judgements: int, save_every_s: float) -> "Plan":
@@ -138,7 +143,7 @@ def run(
         now = time.monotonic()
         first = desk is not None
         due, look, stopping = agree(
-            [first and now - saved >= plan.save_every_s, first and now - looked >= plan.look_every_s, stop()], device
+            [first and now - saved >= plan.pace(warned), first and now - looked >= plan.look_every_s, stop()], device
         )
         if look:
             looked = now
