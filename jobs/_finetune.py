@@ -84,21 +84,23 @@ class Stage(Group):
             changed["drop_path"] = 0.0  # a head alone learns from whole features
         return found.model_copy(update=changed)
 
-    def hold(self, model: Predictor) -> Predictor:
-        """What this stage leaves as it is learns nothing. Refused: a network that has no blocks of ours."""
-        if self.freeze == "none":
-            return model
-        if not isinstance(model.architecture, Architecture):
+    def check(self, model: Predictor) -> None:
+        """Refused: to freeze what has no blocks of ours, or fewer."""
+        shape = model.architecture
+        if self.freeze != "none" and not isinstance(shape, Architecture):
             raise Refused(
-                f"stage {self.name!r}: freeze: encoder is for a ViT (--model fahr), not for {model.architecture.name}. "
-                "Leave it out."
+                f"stage {self.name!r}: freeze: encoder is for a ViT (--model fahr), not for {shape.name}. Leave it out."
             )
-        depth = model.architecture.depth
-        if self.blocks > depth:
-            raise Refused(f"stage {self.name!r}: blocks {self.blocks}: {model.architecture.name} has {depth}.")
-        model.encoder.requires_grad_(False)
-        for part in (*model.encoder.blocks[depth - self.blocks :], *([model.encoder.norm] if self.blocks else [])):
-            part.requires_grad_(True)
+        if self.blocks > (depth := len(model.encoder.blocks)):
+            raise Refused(f"stage {self.name!r}: blocks {self.blocks}: {shape.name} has {depth}. Give at most that.")
+
+    def hold(self, model: Predictor) -> Predictor:
+        """What this stage leaves as it is learns nothing."""
+        if self.freeze == "encoder":
+            model.encoder.requires_grad_(False)
+            blocks = model.encoder.blocks
+            for part in (*blocks[len(blocks) - self.blocks :], *([model.encoder.norm] if self.blocks else [])):
+                part.requires_grad_(True)
         return model
 
 
@@ -177,6 +179,8 @@ class Outcome:
 def finetune(options: Any, aim: Aim, cohort: Cohort, model: Predictor, folder: str, digest: str, team: Team) -> Outcome:
     """`options`: RunOptions with `stages`, `augmentation`, `judge_epochs` and `flip`. Changes `model`."""
     told: list[dict[str, Any]] = []
+    for stage in options.stages:
+        stage.check(model)  # of all of them, before the first takes its hours
     for number, stage in enumerate(options.stages, 1):
         place = store.join(folder, f"stage-{number}-{stage.name}")
         one = _Stage(options, aim, cohort, stage, place, digest, team)
@@ -223,8 +227,7 @@ class _Stage:
         faces, recipe, order = _train.together(self._opened)
         tune = _train.together(self._tune)
         plain = copy.deepcopy(start)
-        learning = _train.together(lambda: self.stage.hold(copy.deepcopy(start)))
-        task = placed(aim.task(learning, recipe, options.augmentation), team.device)
+        task = placed(aim.task(self.stage.hold(copy.deepcopy(start)), recipe, options.augmentation), team.device)
         wrapped = wrap(task, options.strategy, team.device)
         state = fresh(task.model, recipe)
         with Background(lambda text: team.tell({"warning": text})) as background:
