@@ -1,13 +1,8 @@
 """score killed at random moments, actors too: the same line again ends with the same bytes. `make faults`."""
 
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +10,13 @@ import torch
 
 from fahr import store
 from fahr.models import create, save
+from jobs import score
 from tools.faces import commit_faces, jpegs, pictures
+from tools.runs import Beside, ended, kill_rounds, markers, start_run
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(1500)  # minutes of patience, for a machine that is busy
 COUNT = 64
-PATIENCE_S = 500  # ten times and more what a run takes on a quiet machine
-pytestmark = pytest.mark.timeout(1800)
+UNITS = COUNT // 2
 ACTOR = b"ScoreUnit"  # in the name that Ray gives the process
 
 
@@ -36,79 +32,39 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-_started: list["subprocess.Popen[str]"] = []
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _nothing_is_left_running() -> Iterator[None]:
-    yield
-    for run in _started:
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.communicate()
-
-
-def start(root: str, output: str) -> "subprocess.Popen[str]":
-    line = [
-        "jobs/score.py", "--faces", f"{root}/faces", "--models", f"{root}/age", "--output", output, "--rows-per-unit",
-        "2", "--workers", "1", "--cpus-per-worker", "0.5", "--memory-per-worker", "0.1",
-    ]  # fmt: skip
-    run = subprocess.Popen(
-        [sys.executable, *line], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}, start_new_session=True,
+def chosen(root: str, output: str) -> score.Options:
+    return score.Options(
+        faces=f"{root}/faces", models=[f"{root}/age"], output=output, rows_per_unit=2, workers=1, cpus_per_worker=0.5,
+        memory_per_worker=0.1,
     )  # fmt: skip
-    _started.append(run)
-    return run
 
 
-def markers(output: str) -> dict[str, bytes]:
-    if not store.is_s3(output) and not os.path.isdir(f"{output}/units/done"):
-        return {}
-    return {entry.location: store.read_bytes(entry.location) for entry in store.list_files(f"{output}/units/done")}
-
-
-def wait_for_units(run: "subprocess.Popen[str]", output: str, wanted: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while len(markers(output)) < wanted and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert run.poll() is None, run.communicate()[0][-3000:]
-
-
-def finish(run: "subprocess.Popen[str]", output: str) -> dict[str, bytes]:
-    """Lets it end. What it made: every face once, no stray file beside them."""
-    told = run.communicate(timeout=PATIENCE_S)[0]
-    assert run.returncode == 0, told[-3000:]
-    assert f"score: rows_in {COUNT} = rows_out {COUNT}" in told
+def made(options: score.Options) -> dict[str, bytes]:
+    """All that a run has made that ended: every face once, no stray file beside them."""
+    output = options.output
+    assert store.Ledger.read(f"{output}/ledger.json").check().rows_out == COUNT
     ids = Counter(each for table in store.read_units(output, "scores") for each in table["photo_id"].to_pylist())
     assert ids == Counter(f"p{number:05d}" for number in range(COUNT))
     listed = [entry.location for entry in store.list_files(f"{output}/scores")]
-    assert len(listed) == len(markers(output)) == COUNT // 2, "stray files beside the scores"
+    assert len(listed) == len(markers(output)) == UNITS, "stray files beside the scores"
     kept = [*listed, *(store.join(output, name) for name in ("scores.csv", "visits.parquet"))]
     return {location.removeprefix(output): store.read_bytes(location) for location in kept}
 
 
-def kill_rounds(root: str, output: str, rounds: int, seed: int) -> dict[str, bytes]:
-    """Kill -9 the driver and all it started once so many more units are done, `rounds` times; then let it end."""
-    draw = random.Random(seed)
-    after: dict[str, bytes] = {}
-    for _ in range(rounds):
-        before = markers(output)
-        run = start(root, output)
-        wait_for_units(run, output, max(1, min(len(before) + draw.randint(0, 3), COUNT // 2 - 1)))
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-        after = markers(output)
-        assert before.items() <= after.items(), "a finished unit was touched"
-    made = finish(start(root, output), output)
-    assert after.items() <= markers(output).items()
-    return made
+def killed(options: score.Options, tmp_path: Path, rounds: int, seed: int) -> dict[str, bytes]:
+    """The markers that all these kills have left."""
+    kill_rounds(
+        lambda: start_run("score", options, str(tmp_path / "line")), options.output, UNITS, rounds=rounds, seed=seed,
+    )  # fmt: skip
+    return markers(options.output)
 
 
 @pytest.fixture(scope="module")
-def calm(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def calm(root: Path, tmp_path_factory: pytest.TempPathFactory, cluster: None) -> dict[str, bytes]:
     """What a run leaves that nobody disturbs."""
-    output = str(tmp_path_factory.mktemp("calm"))
-    return finish(start(str(root), output), output)
+    options = chosen(str(root), str(tmp_path_factory.mktemp("calm") / "out"))
+    score.main(options)
+    return made(options)
 
 
 def descendants(pid: int) -> set[int]:
@@ -128,42 +84,54 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def actors(pid: int) -> list[int]:
-    """The score actors below a driver."""
-    found = []
-    for each in descendants(pid):
+def actors() -> set[int]:
+    """The score actors of the Ray that this process has started."""
+    found = set()
+    for each in descendants(os.getpid()):
         try:
             if ACTOR in Path(f"/proc/{each}/cmdline").read_bytes():
-                found.append(each)
+                found.add(each)
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 
 
 @pytest.mark.faults
-def test_a_killed_actor_is_replaced_and_the_run_ends_as_if_nothing_had_been(root, calm, tmp_path):
-    output = str(tmp_path / "out")
-    run = start(str(root), output)
-    wait_for_units(run, output, 2)
-    (actor,) = actors(run.pid)
+def test_killed_twice_and_then_its_actor_it_ends_as_if_nothing_had_been(
+    root: Path, calm: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Driver and all, twice, on a local disk. The last run, in this process, loses its actor and ends by itself."""
+    options = chosen(str(root), str(tmp_path / "out"))
+    left = killed(options, tmp_path, rounds=2, seed=0)
+    gone = actors()  # of the calm run, should Ray not have ended them yet
+    run = Beside(lambda: score.main(options))
+    run.until(lambda: len(markers(options.output)) >= len(left) + 2)
+    (actor,) = actors() - gone
     os.kill(actor, signal.SIGKILL)
-    assert finish(run, output) == calm
+    assert len(markers(options.output)) < UNITS, "nothing was left to do for another actor"
+    run.end()
+    assert left.items() < markers(options.output).items()
+    assert made(options) == calm
 
 
 @pytest.mark.faults
-def test_killed_twice_on_a_local_disk(root, calm, tmp_path):
-    assert kill_rounds(str(root), str(tmp_path / "out"), rounds=2, seed=0) == calm
-
-
-@pytest.mark.faults
-def test_killed_once_on_a_real_bucket(root, calm, bucket):
+def test_killed_once_on_a_real_bucket(root: Path, calm: dict[str, bytes], bucket: str, tmp_path: Path) -> None:
     for name in ("faces", "age"):
         for file in (root / name).rglob("*"):
             if file.is_file():
                 store.write_bytes(f"{bucket}/{file.relative_to(root)}", file.read_bytes())
-    assert kill_rounds(bucket, f"{bucket}/out", rounds=1, seed=1) == calm
+    options = chosen(bucket, f"{bucket}/out")
+    left = killed(options, tmp_path, rounds=1, seed=1)
+    told = ended(start_run("score", options, str(tmp_path / "line")))
+    assert f"score: rows_in {COUNT} = rows_out {COUNT}" in told
+    assert left and left.items() < markers(options.output).items()
+    assert made(options) == calm
 
 
 @pytest.mark.evidence
-def test_killed_twenty_times(root, calm, tmp_path):
-    assert kill_rounds(str(root), str(tmp_path / "out"), rounds=20, seed=2) == calm
+def test_killed_twenty_times(root: Path, calm: dict[str, bytes], tmp_path: Path) -> None:
+    options = chosen(str(root), str(tmp_path / "out"))
+    left = killed(options, tmp_path, rounds=20, seed=2)
+    ended(start_run("score", options, str(tmp_path / "line")))
+    assert left.items() <= markers(options.output).items()
+    assert made(options) == calm

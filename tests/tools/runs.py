@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def kill_rounds(start: Callable[[], subprocess.Popen[str]], output: str, units: 
 # On a cluster of several nodes
 
 
-def apart(place: str, name: str, *given: str, seconds: float = 560) -> str:
+def apart(place: str, name: str, *given: str, seconds: float = 1200) -> str:
     """What function `name` of the file `place` prints, called in a Python of its own that has seen no Ray yet."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     run = subprocess.Popen(
@@ -137,6 +137,8 @@ def apart(place: str, name: str, *given: str, seconds: float = 560) -> str:
         told = run.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         raise AssertionError(f"not within {seconds} s: {kill_all(run)[-4000:]}") from None
+    with suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)  # agents of a node that was taken away may still look for it
     assert run.returncode == 0, told[-4000:]
     return told
 
@@ -163,7 +165,7 @@ class Beside:
             time.sleep(0.05)
         return found
 
-    def end(self, seconds: float = 400) -> None:
+    def end(self, seconds: float = 900) -> None:
         self._thread.join(seconds)
         assert not self._thread.is_alive(), f"not ended within {seconds} s"
         assert not self._failed, self._failed
