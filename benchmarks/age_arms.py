@@ -7,7 +7,7 @@ python benchmarks/age_arms.py [sampling pretrained losses floor] [--init out/mae
                 bin-wise error and that over 75? Five pairs.
     pretrained  300 labelled faces, the same schedule from --init and from random weights. Five pairs.
     losses      each of the five from --init on the same 2,000 faces by the same schedule, against l1. Three pairs.
-    floor       one model of 6,000 faces against the least error there can be: that of E[age | apparent age], fitted on
+    floor       one model of 12,000 faces against the least error there can be: that of E[age | apparent age], fitted on
                 100,000 people, whose faces it could not know better. And against guessing the mean age.
 
 --init: a masked autoencoder, ViT-Tiny of patch 16, as configs/laptop_vit_tiny.yaml makes it of other people; without it
@@ -180,12 +180,12 @@ def losses(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Cal
 
 
 def floor(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Callable[..., Scores]) -> None:
-    learned = open_(aligned(options.work, 6000, seed=LEARN_SEED))
+    learned = open_(aligned(options.work, 12_000, seed=LEARN_SEED))
     folder = aligned(options.work, 1200, seed=TEST_SEED)
     test = open_(folder)
 
     def arm() -> Scores:
-        return tested(learn(begun(options.init, learned, 0), learned, recipe_of(options.samples * 6, 0, RATE)), test)
+        return tested(learn(begun(options.init, learned, 0), learned, recipe_of(options.samples * 10, 0, RATE)), test)
 
     found = keep("floor", arm)["mae"]
     truth = pq.read_table(
@@ -223,7 +223,7 @@ def main() -> None:
     claims = {"sampling": sampling, "pretrained": pretrained, "losses": losses, "floor": floor}
     parser.add_argument("claim", nargs="*", choices=[*claims, []], help="all, if none is named")
     parser.add_argument("--init", help="a masked autoencoder, ViT-Tiny of patch 16")
-    parser.add_argument("--samples", type=int, default=9_000, help="faces that an arm is trained on; floor: six times")
+    parser.add_argument("--samples", type=int, default=9_000, help="faces that an arm is trained on; floor: ten times")
     parser.add_argument("--seeds", type=int, default=5, help="pairs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/age_arms"), help="faces and finished results")
