@@ -12,7 +12,7 @@ from jobs import demo
 @pytest.mark.usefixtures("cluster")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
     options = demo.Options(
-        output=str(tmp_path / "demo"), subjects=250, samples=4800, age_samples=1280, risk_samples=640
+        output=str(tmp_path / "demo"), subjects=250, samples=4800, age_samples=2560, risk_samples=640
     )
     monkeypatch.setattr(demo, "LEARNED", 1.0)
     monkeypatch.setattr(demo, "GUESSED", 1.0)  # half a minute of learning teaches that little
