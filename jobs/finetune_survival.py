@@ -82,7 +82,12 @@ class Options(FinetuneOptions):
     weight: Literal["none", "ipcw", "gap"] = option(
         "none", help="what a pair counts for: ipcw undoes censoring, gap is the years between the two", off="none"
     )
-    tau: float = option(1.0, gt=0, help="divides the difference of two scores; smaller is nearer to the hard order")
+    tau: float = option(
+        1.0,
+        gt=0,
+        help="divides the difference of two scores; smaller is nearer to the hard order",
+        unit="score",
+    )
     margin: float = option(1.0, ge=0, help="of the hinges: by how much the worse should lead", unit="tau", off="0")
     events: float = option(
         0.3, gt=0, le=0.5, help="least share of every batch that has the event; the cohort's own where that is more",

@@ -90,6 +90,7 @@ def test_lists_in_variables_are_separated_by_commas(monkeypatch):
         (["--photos", "p", "--size", "7", "--detector", "c"], ["--size", "--detector", "'mtcnn' or 'yunet'"]),
         (["--photos", "p", "--training.rate", "0"], ["--training.rate", "greater than 0"]),
         (["--photos", "p", "stray"], ["stray", "no such option"]),
+        (["--photos", "p", "\n"], ["no such option"]),
         (["--photos"], ["--photos", "expected"]),
         (["--photos", "gs://b/k"], ["gs://b/k", "s3://"]),
         (["--photos", ""], ["empty location"]),

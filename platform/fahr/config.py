@@ -171,7 +171,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if message.startswith("unrecognized"):
-            word = unknown[0].split("=")[0]
+            word = unknown[0].split("=")[0] if unknown else repr(message.removeprefix("unrecognized arguments: "))
             raise Refused(f"{word}: no such option.{nearest(word, self.known)} See --help for all of them.")
         raise Refused(f"{message}. See --help.")
 

@@ -27,9 +27,16 @@ QUARTERS = (25.0, 50.0, 75.0)  # percentiles of the people learned from
 class Published(Options):
     """Numbers of others, told beside ours and used for nothing."""
 
-    c_index: float | None = option(None, gt=0, lt=1, help="C-index that others published", off="none", result=False)
+    c_index: float | None = option(
+        None, gt=0, lt=1, help="C-index that others published", off="none", result=False, unit="share"
+    )
     quartile_hazard_ratio: float | None = option(
-        None, gt=0, help="hazard ratio of quartile 4 against 1 that others published", off="none", result=False
+        None,
+        gt=0,
+        help="hazard ratio of quartile 4 against 1 that others published",
+        off="none",
+        result=False,
+        unit="ratio",
     )
 
 
