@@ -12,8 +12,9 @@ python benchmarks/age_arms.py [sampling pretrained losses floor] [--init out/mae
                 guessing the mean age.
 
 --init: a masked autoencoder, ViT-Tiny of patch 16, as configs/laptop_vit_tiny.yaml makes it of other people; without it
-one is made first, of 32,000 samples, which is little (docs/log.md). A pair shares its seed: the faces drawn, their order and augmentation. Nothing is
-tuned on what comes out. Results of finished arms stay under --work: a stopped run goes on.
+one is made first, of 32,000 samples, which is little (docs/log.md). A pair shares its seed: the faces drawn, their
+order and augmentation. Nothing is tuned on what comes out. Results of finished arms stay under --work: a stopped run
+goes on.
 """
 
 import argparse
