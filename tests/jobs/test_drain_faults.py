@@ -64,10 +64,11 @@ def test_a_node_announced_to_go_leaves_a_state_from_which_the_run_goes_on_elsewh
 ) -> None:
     output = str(tmp_path / "run")
     told = apart(__file__, "drive", noise, output)
-    drained = json.loads(told.splitlines()[-1])
+    drained = json.loads(next(line for line in told.splitlines() if line.startswith('{"announced"')))
     print(f"from the notice to a state: {drained['waited']:.1f} s, command included")
     assert drained["announced"] <= drained["state"] < PRETRAINING["samples"]
     went_on = re.findall(r"goes on from sample ([\d,]+), workers (\d)", told)
-    assert [(int(sample.replace(",", "")), workers) for sample, workers in went_on] == [(drained["state"], "2")], told
+    ((sample, workers),) = went_on
+    assert int(sample.replace(",", "")) >= drained["state"] and workers == "2", told  # a later one may follow the first
     assert_same_curve(curve(output), calm_curve)
     assert {row["workers"] for row in read_rows(output) if row["kind"] == "step"} == {2}

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -125,22 +126,35 @@ def kill_rounds(start: Callable[[], subprocess.Popen[str]], output: str, units: 
 # On a cluster of several nodes
 
 
+# Ray's own end looks for what lay on a node that is gone, and fails; `apart` ends its processes.
+ALONE = """
+import os, runpy, sys
+runpy.run_path(sys.argv[1])[sys.argv[2]](*sys.argv[3:])
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
 def apart(place: str, name: str, *given: str, seconds: float = 1200) -> str:
     """What function `name` of the file `place` prints, called in a Python of its own that has seen no Ray yet."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    run = subprocess.Popen(
-        [sys.executable, "-c", "import runpy, sys; runpy.run_path(sys.argv[1])[sys.argv[2]](*sys.argv[3:])", place,
-         name, *given], cwd=ROOT, env=environment | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    try:
-        told = run.communicate(timeout=seconds)[0]
-    except subprocess.TimeoutExpired:
-        raise AssertionError(f"not within {seconds} s: {kill_all(run)[-4000:]}") from None
-    with suppress(ProcessLookupError):
-        os.killpg(run.pid, signal.SIGKILL)  # agents of a node that was taken away may still look for it
-    assert run.returncode == 0, told[-4000:]
-    return told
+    environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    with tempfile.TemporaryFile("w+") as told:  # no pipe: Ray's processes, which outlive it, would hold its end
+        run = subprocess.Popen(
+            [sys.executable, "-c", ALONE, place, name, *given], cwd=ROOT, env=environment, stdout=told,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status: int | None = run.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = None
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        told.seek(0)
+        said = told.read()
+    assert status == 0, f"{'not in time' if status is None else status}: {said[-4000:]}"
+    return said
 
 
 class Beside:
