@@ -189,7 +189,9 @@ def floor(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Call
 
     def arm() -> Scores:
         recipe = recipe_of(options.samples * 10, 0, RATE)
-        return tested(learn(begun(options.init, learned, 0, BEST), learned, recipe, loss=BEST), test)
+        model = learn(begun(options.init, learned, 0, BEST), learned, recipe, loss=BEST)
+        save(model, str(options.work / "age"), overwrite=True)  # benchmarks/survival_arms.py --init can begin with it
+        return tested(model, test)
 
     found = keep("floor", arm)["mae"]
     truth = pq.read_table(
