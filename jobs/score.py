@@ -37,6 +37,7 @@ from fahr.scores import (
     read_faces,
     score_faces,
     score_photos,
+    write_aging_rates,
     write_csv,
     write_visits,
 )
@@ -66,7 +67,9 @@ class Options(PhotoOptions):
     models: Annotated[list[Checkpoint], Field(min_length=1)] = option(
         help="checkpoints: one of task age, one of task survival, or both", result=False
     )
-    output: Location = option(help="folder for scores/, rejects/, visits.parquet and ledger.json", result=False)
+    output: Location = option(
+        help="folder for scores/, rejects/, visits, aging_rates.parquet and ledger.json", result=False
+    )
     flip: bool | None = option(
         None, help="score the mean of a face and its mirror image: twice the work",
         off="none: as when the model was measured; where that is unknown, true",
@@ -198,11 +201,23 @@ def _account(options: Options, plans: Sequence[ModelPlan], units: store.WorkUnit
     ).check()
     visits = write_visits(options.output, ledger.rows_out)
     print(f"score: visits.parquet holds {visits:,} visits (one person, one day)")
+    for plan in plans:
+        if plan.task == "age":
+            more["aging_rates"] = _aging_rates(options, plan, ledger.rows_in)
     if not write_csv(options.output, ledger.rows_out):
         print("score: no scores.csv, since there are a million scores and more: read scores/*.parquet")
     options.write(store.join(options.output, "options.yaml"))
     ledger.write(store.join(options.output, "ledger.json"))
     return ledger
+
+
+def _aging_rates(options: Options, plan: ModelPlan, rows: int) -> dict[str, Any]:
+    """What the ledger says of aging_rates.parquet: how many, and by which measurement error."""
+    made = write_aging_rates(options.output, rows, plan.config, aligned=options.faces)
+    for line in made.lines():
+        print(f"score: {line}")
+    decided = plan.config.model_dump(mode="json", include={"repeatability_sd_years", "aging_rate_prior"})
+    return {"people": made.people, "rates": made.rates, "reasons": made.reasons, **decided}
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def files(output: Path) -> dict[str, bytes]:
         for file in output.rglob("*")
         if file.is_file() and file.name not in ("options.yaml", "ledger.json")
     }
-    assert any(name.startswith("scores/") for name in kept) and "visits.parquet" in kept
+    assert any(name.startswith("scores/") for name in kept) and {"visits.parquet", "aging_rates.parquet"} < set(kept)
     return kept
 
 
@@ -151,7 +151,7 @@ def test_a_run_that_was_stopped_goes_on_and_leaves_the_same_bytes(root, done, tm
     markers = sorted((output / "units" / "done").iterdir())
     for marker in markers[::2]:
         marker.unlink()
-    for file in (*output.glob("scores.csv"), *output.glob("visits.parquet")):
+    for file in (*output.glob("scores.csv"), *output.glob("*.parquet")):
         file.unlink()
     before = {file: file.stat().st_mtime_ns for file in output.glob("units/done/*.json")}
     (output / "scores" / f"{markers[0].stem}-00000000.parquet").write_bytes(b"half a file")
@@ -229,7 +229,8 @@ def test_faces_and_models_and_scores_in_a_bucket(root, quick_bucket):
     ledger = here(made)
     assert (ledger.rows_in, ledger.rows_out) == (COUNT, COUNT - 2)
     assert {entry.location.removeprefix(made.output).split("/")[1] for entry in store.list_files(made.output)} == {
-        "ledger.json", "options.yaml", "rejects", "scores", "scores.csv", "units", "visits.parquet",
+        "aging_rates.parquet", "ledger.json", "options.yaml", "rejects", "scores", "scores.csv", "units",
+        "visits.parquet",
     }  # fmt: skip
 
 

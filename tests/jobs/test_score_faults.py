@@ -47,7 +47,7 @@ def made(options: score.Options) -> dict[str, bytes]:
     assert ids == Counter(f"p{number:05d}" for number in range(COUNT))
     listed = [entry.location for entry in store.list_files(f"{output}/scores")]
     assert len(listed) == len(markers(output)) == UNITS, "stray files beside the scores"
-    kept = [*listed, *(store.join(output, name) for name in ("scores.csv", "visits.parquet"))]
+    kept = [*listed, *(store.join(output, name) for name in ("scores.csv", "visits.parquet", "aging_rates.parquet"))]
     return {location.removeprefix(output): store.read_bytes(location) for location in kept}
 
 

@@ -42,7 +42,7 @@ def visit_medians(values: ArrayLike, subjects: ArrayLike, dates: ArrayLike) -> V
     given = read_years("values", values)
     known = np.asarray(given)
     rows = len(known)
-    person, day = read_people(subjects, rows), _days(dates, rows)
+    person, day = read_people(subjects, rows), read_days(dates, rows)
     visit, first = _visits(person, day)
     photos = np.bincount(visit[~np.isnan(known)], minlength=len(first))
     order = np.lexsort((known, visit))  # nan comes last within its visit
@@ -70,7 +70,7 @@ def _visits(person: Ints, day: Ints) -> tuple[Ints, Ints]:
     return rank[group], first[by_appearance]
 
 
-def _days(dates: ArrayLike, rows: int) -> Ints:
+def read_days(dates: ArrayLike, rows: int) -> Ints:
     """(rows,) days since 1970, UNKNOWN where there is none."""
     raw: Any = np.asarray(dates)
     check_shape("dates", raw, rows)

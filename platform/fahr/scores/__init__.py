@@ -8,6 +8,7 @@ score_faces(faces, team).scores                         # a unit of jobs/align.p
 from fahr.scores.columns import ADDED_FIELDS, SCORE_FIELDS
 from fahr.scores.faces import FacesPlan, plan_faces, read_faces
 from fahr.scores.models import Cut, ModelPlan, Team, plan_models
+from fahr.scores.rates import RatesWritten, write_aging_rates
 from fahr.scores.rows import Scored, score_faces, score_photos
 from fahr.scores.tables import write_csv
 from fahr.scores.visits import write_visits
@@ -18,6 +19,7 @@ __all__ = [
     "Cut",
     "FacesPlan",
     "ModelPlan",
+    "RatesWritten",
     "Scored",
     "Team",
     "plan_faces",
@@ -25,6 +27,7 @@ __all__ = [
     "read_faces",
     "score_faces",
     "score_photos",
+    "write_aging_rates",
     "write_csv",
     "write_visits",
 ]

@@ -17,13 +17,15 @@ _READERS = 16
 _AHEAD = 64  # units read before the first of them is used up
 
 
-def read_scores(folder: str, narrowed: Callable[[pa.Table], pa.Table] = lambda table: table) -> Iterator[pa.Table]:
-    """The scores under `folder`, a table a unit in the order of the units, after `narrowed`."""
-    files = [unit.files["scores"] for unit in store.committed(folder)]
+def read_scores(
+    folder: str, narrowed: Callable[[pa.Table], pa.Table] = lambda table: table, *, kind: str = "scores"
+) -> Iterator[pa.Table]:
+    """The scores (or the rejects) under `folder`, a table a unit in the order of the units, after `narrowed`."""
+    files = [unit.files[kind] for unit in store.committed(folder) if kind in unit.files]
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(files), _AHEAD):
             yield from pool.map(
-                lambda file: narrowed(store.read_unit(folder, "scores", str(file["name"]), str(file["sha256"]))),
+                lambda file: narrowed(store.read_unit(folder, kind, str(file["name"]), str(file["sha256"]))),
                 files[start : start + _AHEAD],
             )
 

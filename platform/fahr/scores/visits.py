@@ -3,15 +3,12 @@
 Not a column of the scores: a photo that comes later changes the median of a visit whose other rows are long committed.
 """
 
-import zlib
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
 from fahr import store
 from fahr.biomarkers import visit_medians
-from fahr.scores.tables import read_scores
+from fahr.scores.people import PART_ROWS, Source, shares
 
 NAME = "visits.parquet"
 FIELDS = pa.schema(
@@ -26,40 +23,18 @@ FIELDS = pa.schema(
 )
 _READ = {"subject_id": pa.string(), "taken_on": pa.date32(), "photo_id": pa.string(),
          "face_age": pa.float64(), "survival_risk": pa.float64()}  # fmt: skip
-PART_ROWS = 2_000_000  # photos held at once: about 300 MB
 
 
 def write_visits(folder: str, rows: int, *, part_rows: int = PART_ROWS) -> int:
-    """Of the `rows` scores under `folder`; the number of visits. More than `part_rows` are read in several rounds, each
-    with its share of the people, so that memory is bounded by that."""
-    parts = max(1, -(-rows // part_rows))
+    """Of the `rows` scores under `folder`; the number of visits."""
+    parts = shares([Source(folder, "scores")], _READ, rows, part_rows=part_rows)
     with store.atomic_writer(store.join(folder, NAME)) as file:
-        return store.write_parquet(file, (_visits(_part(folder, n, parts)) for n in range(parts)), FIELDS)
-
-
-def _part(folder: str, part: int, parts: int) -> pa.Table:
-    """The photos of the people whose hash falls to this part, by person, day and name."""
-    tables = [pa.schema(list(_READ.items())).empty_table()]
-    tables += read_scores(folder, lambda table: _narrow(table, part, parts))
-    return pa.concat_tables(tables).sort_by([(name, "ascending") for name in ("subject_id", "taken_on", "photo_id")])
-
-
-def _narrow(table: pa.Table, part: int, parts: int) -> pa.Table:
-    columns: dict[str, Any] = {
-        name: table[name].cast(kind) if name in table.column_names else pa.nulls(table.num_rows, kind)
-        for name, kind in _READ.items()
-    }
-    if "subject_id" not in table.column_names:
-        columns["subject_id"] = columns["photo_id"]
-    narrow = pa.table(columns)
-    if parts == 1:
-        return narrow
-    mine = [zlib.crc32(each.encode()) % parts == part for each in narrow["subject_id"].to_pylist()]
-    return narrow.filter(pa.array(mine, pa.bool_()))
+        return store.write_parquet(file, (_visits(photos) for photos in parts), FIELDS)
 
 
 def _visits(photos: pa.Table) -> pa.Table:
-    """`photos`: sorted by name within a day, so that the first row of a visit is its first photo."""
+    """By person and day. A visit is named by the first of its photos in the order of their names."""
+    photos = photos.sort_by([(name, "ascending") for name in ("subject_id", "taken_on", "photo_id")])
     subjects = photos["subject_id"].to_numpy(zero_copy_only=False)
     days = photos["taken_on"].to_numpy(zero_copy_only=False)
     age, risk = (
