@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
 from scipy.stats import chi2, pearsonr, spearmanr
+from sksurv.metrics import concordance_index_ipcw
+from sksurv.util import Surv
 
 from fahr.errors import Refused
-from fahr.survival import ReversedSign, compare_concordance
+from fahr.survival import ReversedSign, compare_concordance, concordance
 from fahr.survival.redundancy import redundancy
 from survival.outcomes import people
 from survival.pair_oracle import all_pairs, value_of
@@ -60,6 +62,60 @@ def test_every_number_is_that_of_a_fit_or_a_table_of_pairs_made_by_hand(delayed)
     ends = [theirs[name] * found.risk_sd for name in ("coef", "coef lower 95%", "coef upper 95%")]
     assert (told.ratio, told.low, told.high) == pytest.approx(np.exp(ends), rel=1e-4)
     assert effects["age, 10 years, alone"].ratio == pytest.approx(np.exp(10 * only_age.params_["x"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_uno_s_concordance_stands_beside_harrell_s(delayed):
+    time, event, risk, age, entry = people(300, 1, own=0.6, delayed=delayed)
+    found = redundancy(time, event, risk, age, entry=entry, bootstraps=50)
+    early = event * (time < found.uno_before)
+    assert early.sum() < event.sum()
+    for told, marker in ((found.age, age), (found.risk, risk)):
+        assert told.uno == pytest.approx(concordance(time, event, marker, entry=entry, kind="uno").value, abs=1e-12)
+        assert told.uno_low < told.uno < told.uno_high and told.uno != told.value
+        if not delayed:  # which scikit-survival does not know
+            seen = Surv.from_arrays(event == 1, time)
+            theirs = concordance_index_ipcw(seen, seen, marker, tau=found.uno_before)[0]
+            assert told.uno == pytest.approx(theirs, abs=1e-6)
+    assert f"Uno, before {found.uno_before:,.6g}" in "\n".join(found.lines())
+    without = redundancy(time, event, risk, age, entry=entry, bootstraps=0, uno=False)
+    assert without.risk.uno is None and without.uno_before is None and "Uno" not in "\n".join(without.lines())
+
+
+def test_age_and_sex_are_compared_with_on_the_people_of_whom_both_are_known():
+    time, event, risk, age, entry = people(300, 4, own=0.6, delayed=True)
+    rng = np.random.default_rng(4)
+    man = (rng.random(300) < 0.5) * 1.0
+    time = np.where(man == 1, np.maximum(np.ceil(time / 2), entry + 1), time)  # men die sooner
+    sex = np.array(["f", "m"], object)[man.astype(int)]
+    sex[rng.random(300) < 0.1] = None
+    found = redundancy(time, event, risk, age, sex=sex, entry=entry, bootstraps=50)
+    kept = np.array([each is not None for each in sex])
+    some = [each[kept] for each in (time, event, entry)]
+    fits = {
+        words: by_lifelines(*some, **{name: {"age": age, "m": man, "risk": risk}[name][kept] for name in words.split()})
+        for words in ("age", "age m", "age m risk")
+    }
+    told = found.beside_sex
+    assert (told.people, told.events, told.without_sex) == (kept.sum(), event[kept].sum(), (~kept).sum())
+    for ranking, words in ((told.known, "age m"), (told.both, "age m risk")):
+        params = fits[words].params_
+        linear = sum({"age": age, "m": man, "risk": risk}[name][kept] * params[name] for name in words.split())
+        assert ranking.value == pytest.approx(by_pairs(*some[:2], linear, some[2]), abs=1e-9)
+        assert ranking.uno_low < ranking.uno < ranking.uno_high
+    assert told.gain.difference == pytest.approx(told.both.value - told.known.value) and told.gain.low > 0
+    for test, (small, large) in zip(told.nested, (("age", "age m"), ("age m", "age m risk")), strict=True):
+        statistic = 2 * (fits[large].log_likelihood_ - fits[small].log_likelihood_)
+        assert test.statistic == pytest.approx(statistic, abs=1e-5) and test.freedom == 1
+        assert test.p_value == pytest.approx(chi2.sf(statistic, 1), rel=1e-4)
+    assert [test.name for test in told.nested] == ["age -> age + sex", "age + sex -> age + sex + risk"]
+    text = "\n".join(found.lines())
+    assert "age + sex + risk - (age + sex)" in text and f"sex is unknown of {(~kept).sum()} people" in text
+    alone = redundancy(time, event, risk, age, entry=entry, bootstraps=50)
+    assert (alone.age, alone.risk, alone.both, alone.nested) == (found.age, found.risk, found.both, found.nested)
+    for words, why in ((["f"] * 300, "the same for everybody"), ([None] * 300, "unknown of everybody")):
+        found = redundancy(time, event, risk, age, sex=words, entry=entry, bootstraps=0)
+        assert found.beside_sex is None and f"sex is {why}" in "\n".join(found.lines())
 
 
 def test_a_risk_that_is_age_with_noise_adds_nothing_to_it():
@@ -177,6 +233,7 @@ def test_where_something_is_not_defined_the_rest_is_still_told():
         ({"age": np.full(30, np.nan)}, "age: of none of 30 people.*give them"),
         ({"age": np.zeros(29)}, r"age: has shape \(29,\)"),
         ({"age": np.full(30, np.inf)}, "age: row 0 is not a finite number"),
+        ({"sex": ["f"] * 29}, r"sex: has shape \(29,\)"),
         ({"face_age": ["young"] * 30}, "face_age: not every value is a number of years"),
         ({"risk": np.full(30, np.nan)}, "risk: row 0 is not a finite number"),
         ({"time": -np.ones(30)}, "time: row 0 is negative"),

@@ -1,25 +1,32 @@
-"""Cox's proportional hazards: Efron for ties, delayed entry; or the reason why there is no estimate.
+"""Cox's proportional hazards: Efron for ties, delayed entry, strata, robust errors; or why there is no estimate.
 
-fit = fit_cox(time, event, {"age": age, "risk": risk}, entry=entry)
+fit = fit_cox(time, event, {"age": age, "risk": risk}, entry=entry, strata=site, cluster=subject)
 fit.hazard("risk", per=risk.std())                  # .ratio .low .high .p_value
 fit.linear({"age": age, "risk": risk})              # (n,) higher = worse
+fit.survival({"age": age, "risk": risk}, [365.0])   # (n, 1)
 likelihood_ratio(fit_cox(time, event, {"age": age}), fit)
 
 Not lifelines', against which it is tested: that stops in silence where the likelihood rises for ever, takes seconds to
-import, and 4 s for 34,000 people with delayed entry.
+import, and is slow with delayed entry (docs/survival_models.md). `fahr.survival.models` makes columns of a table.
 
-n = people, K = columns, D = deaths.
+n = people, K = columns, D = events.
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fahr.errors import Refused
+from fahr.survival.chi_squared import ChiSquared, beyond, quadratic_form, two_sided
+from fahr.survival.partial_likelihood import Point
 from fahr.survival.people import Flags, Floats, Ints
+from fahr.survival.risk_sets import RiskSets
+
+__all__ = ["CoxFit", "Hazard", "LikelihoodRatio", "NoEstimate", "beyond", "fit_cox", "likelihood_ratio", "wald"]
 
 Z = 1.959963984540054  # of the 97.5 % point
 ALIKE = 1e-9  # least eigenvalue of the columns' correlations: below, one column is made of the others
@@ -43,31 +50,45 @@ class Hazard:
     p_value: float
 
 
-@dataclass(frozen=True)
-class LikelihoodRatio:
-    """Of a model within another: 2 (log-likelihood of the larger - of the smaller), chi-squared."""
+class LikelihoodRatio(ChiSquared):
+    """Of a model within another: 2 (log-likelihood of the larger - of the smaller)."""
 
-    statistic: float
-    freedom: int
-    p_value: float
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The cumulative hazard of somebody whose columns are the means, stratum by stratum."""
+
+    stratum: Ints  # (D,) rising
+    time: Floats  # (D,) rising within a stratum
+    hazard: Floats  # (D,) just after
+
+    def at(self, time: ArrayLike, stratum: int = 0) -> Floats:
+        mine = self.stratum == stratum
+        place = np.searchsorted(self.time[mine], np.asarray(time, np.float64), "right")
+        return np.concatenate(([0.0], self.hazard[mine]))[place]
 
 
 @dataclass(frozen=True, eq=False)
 class CoxFit:
     names: tuple[str, ...]
     coefficients: Floats  # (K,) log hazard ratio a unit
-    covariance: Floats = field(repr=False)  # (K, K) inverse of the observed information
+    covariance: Floats = field(repr=False)  # (K, K) of them: inverse of the observed information, or robust
     log_likelihood: float  # partial
     n: int
     events: int
-    rows: str = field(repr=False)  # digest of who was watched, and when
+    rows: str = field(repr=False)  # digest of who was watched, when, and in which stratum
+    null_log_likelihood: float = math.nan  # with every coefficient 0
+    clusters: int | None = None  # None: the errors are not robust; of robust ones, how many groups of rows
+    naive: Floats = field(default_factory=lambda: np.zeros((0, 0)), repr=False)  # (K, K) were they not robust
+    means: Floats = field(default_factory=lambda: np.zeros(0), repr=False)  # (K,) of the columns
+    scale: Floats = field(default_factory=lambda: np.zeros(0), repr=False)  # (K,) their standard deviations
+    point: Point | None = field(default=None, repr=False)  # the maximum, of columns with mean 0 and deviation 1
 
     def hazard(self, name: str, *, per: float = 1.0) -> Hazard:
         """For `per` units more."""
         place = self.names.index(name)
         log, error = float(self.coefficients[place]), math.sqrt(float(self.covariance[place, place]))
-        ends = [math.exp(min(per * (log + sign * Z * error), 700.0)) for sign in (0, -1, 1)]
-        return Hazard(ends[0], min(ends[1:]), max(ends[1:]), math.erfc(abs(log) / error / math.sqrt(2)))
+        return hazard_of(per * log, abs(per) * error)
 
     def linear(self, columns: Mapping[str, Floats]) -> Floats:
         """(n,) the log hazard ratio against somebody whose columns are all 0."""
@@ -75,111 +96,135 @@ class CoxFit:
             sum(each * columns[name] for name, each in zip(self.names, self.coefficients.tolist(), strict=True))
         )
 
+    def overall(self) -> LikelihoodRatio:
+        """Of the whole model against one without columns."""
+        return _ratio(self.null_log_likelihood, self.log_likelihood, len(self.names))
 
-def fit_cox(time: Floats, event: Flags, columns: Mapping[str, Floats], *, entry: Floats | None = None) -> CoxFit:
-    """Arrays (n,), checked by `read_people`; at risk at t is who has entry < t <= time. Raises `NoEstimate`."""
-    table = np.column_stack(list(columns.values()))
+    def baseline(self) -> Baseline:
+        """Efron's, of somebody whose columns are `means`."""
+        assert self.point is not None
+        sets = self.point.sets
+        added = self.point.hazard()
+        begins = np.searchsorted(sets.stratum, sets.stratum, "left")
+        sums = np.concatenate(([0.0], np.cumsum(added)))
+        return Baseline(sets.stratum, sets.time, sums[1:] - sums[begins])
+
+    def survival(self, columns: Mapping[str, Floats], time: ArrayLike, *, stratum: int = 0) -> Floats:
+        """(n, T) the chance to be without the event after each time. Past the last event it stays where it is."""
+        score = self.linear(columns) - float(self.coefficients @ self.means)
+        return np.exp(-np.exp(score)[:, None] * self.baseline().at(time, stratum)[None, :])
+
+
+def hazard_of(log: float, error: float) -> Hazard:
+    """Of a log hazard ratio and its standard error."""
+    ratio, low, high = (math.exp(min(log + sign * Z * error, 700.0)) for sign in (0, -1, 1))
+    return Hazard(ratio, low, high, two_sided(log / error))
+
+
+def fit_cox(
+    time: Floats,
+    event: Flags,
+    columns: Mapping[str, Floats],
+    *,
+    entry: Floats | None = None,
+    strata: Ints | None = None,
+    cluster: Ints | None = None,
+    robust: bool = False,
+) -> CoxFit:
+    """Arrays (n,), checked by `read_people`; at risk at t is who has entry < t <= time. Raises `NoEstimate`.
+
+    strata, cluster: numbers from 0 (`read_groups`). Each stratum has a baseline hazard of its own. With `cluster`, or
+    `robust` (each row a cluster), errors are those of the sandwich (Lin and Wei 1989, JASA 84:1074), as R's.
+    """
     names, events = tuple(columns), int(event.sum())
+    table = np.column_stack(list(columns.values())) if names else np.zeros((len(time), 0))
     if events == 0:
         raise NoEstimate("nobody had the event")
     centre, scale = table.mean(0), table.std(0)
+    shown = _standardised(names, table, centre, scale)
+    sets = RiskSets.of(time, event, entry=entry, strata=strata)
+    null, point = _maximum(sets, shown)
+    beta, information = point[0], point[1].information()
+    try:
+        covariance = np.linalg.inv(information)
+    except np.linalg.LinAlgError:
+        covariance = np.full_like(information, np.inf)
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    if not (np.abs(beta) < FARTHEST).all() or not ((errors > 0) & (errors < LARGEST_ERROR)).all():
+        worst = names[int(np.argmax(np.abs(beta)))]
+        raise NoEstimate(f"the likelihood rises for ever with {worst}: it tells those with the event from all others")
+    naive = covariance / np.outer(scale, scale)
+    clusters = None
+    if robust or cluster is not None:
+        who = np.arange(len(time)) if cluster is None else cluster
+        clusters = len(np.unique(who))
+        covariance = _sandwich(point[1], np.asarray(covariance, np.float64), who)
+    parts = [time, event, *(each for each in (entry, strata) if each is not None)]
+    return CoxFit(
+        names=names,
+        coefficients=beta / scale,
+        covariance=covariance / np.outer(scale, scale),
+        log_likelihood=point[1].value,
+        n=len(time),
+        events=events,
+        rows="".join(hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in parts),
+        null_log_likelihood=null,
+        clusters=clusters,
+        naive=naive,
+        means=centre,
+        scale=scale,
+        point=point[1],
+    )
+
+
+def _standardised(names: Sequence[str], table: Floats, centre: Floats, scale: Floats) -> Floats:
+    """(n, K) mean 0 and deviation 1; `NoEstimate` where a column says nothing, or nothing of its own."""
+    if not names:
+        return table
     for name, spread, size in zip(names, scale.tolist(), np.abs(table).max(0).tolist(), strict=True):
         if spread <= 1e-12 * size:
             raise NoEstimate(f"{name} is the same for everybody")
     shown = (table - centre) / scale
     if float(np.linalg.eigvalsh(shown.T @ shown / len(shown))[0]) < ALIKE:
         raise NoEstimate(f"{' and '.join(names)} say the same: one can be worked out from the others")
-    coefficients, information, log_likelihood = _maximum(time, event, shown, entry)
-    try:
-        covariance = np.linalg.inv(information)
-    except np.linalg.LinAlgError:
-        covariance = np.full_like(information, np.inf)
-    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    if not (np.abs(coefficients) < FARTHEST).all() or not ((errors > 0) & (errors < LARGEST_ERROR)).all():
-        worst = names[int(np.argmax(np.abs(coefficients)))]
-        raise NoEstimate(f"the likelihood rises for ever with {worst}: it tells those with the event from all others")
-    rows = hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in (time, event))).hexdigest()
-    if entry is not None:
-        rows += hashlib.sha256(np.ascontiguousarray(entry).tobytes()).hexdigest()
-    return CoxFit(
-        names, coefficients / scale, covariance / np.outer(scale, scale), log_likelihood, len(time), events, rows
-    )
+    return np.asarray(shown)
 
 
-@dataclass(frozen=True, eq=False)
-class _Deaths:
-    """D deaths in order of time, and what a sum over those at risk of each is made of. Rows are sorted by time."""
-
-    dead: Ints  # (D,) rows
-    from_row: Ints  # (D,) the first row that is still watched
-    by_entry: Ints | None  # (n,) rows by entry
-    from_entry: Ints | None  # (D,) the first of those that enters too late
-    tied: Ints  # (D,) number of the time of the death, from 0
-    share: Floats  # (D,) Efron: how much of those who die at that time counts as gone already
-
-    @staticmethod
-    def of(time: Floats, event: Flags, entry: Floats | None) -> "_Deaths":
-        dead = np.flatnonzero(event)
-        moments, tied, number = np.unique(time[dead], return_inverse=True, return_counts=True)
-        gone = np.arange(len(dead)) - np.repeat(np.cumsum(number) - number, number)
-        by_entry = late = None
-        if entry is not None:
-            by_entry = np.argsort(entry, kind="stable")
-            late = np.searchsorted(entry[by_entry], moments, "left")[tied]
-        watched = np.searchsorted(time, moments, "left")[tied]
-        return _Deaths(dead, watched, by_entry, late, tied, gone / number[tied])
-
-    def at_risk(self, values: Floats) -> Floats:
-        """(n, ...) -> (D, ...) sums over those at risk, less Efron's share of those who die at that time."""
-        sums = _from(values)[self.from_row]
-        if self.by_entry is not None and self.from_entry is not None:
-            sums = sums - _from(values[self.by_entry])[self.from_entry]
-        theirs = np.zeros((int(self.tied[-1]) + 1, *values.shape[1:]))
-        np.add.at(theirs, self.tied, values[self.dead])
-        return np.asarray(sums - self.share.reshape(-1, *[1] * (values.ndim - 1)) * theirs[self.tied])
+def _sandwich(point: Point, covariance: Floats, cluster: Ints) -> Floats:
+    """(K, K) the spread of what leaving a cluster out does to the coefficients."""
+    moves = point.score_residuals() @ covariance
+    _, place = np.unique(cluster, return_inverse=True)
+    sums = np.column_stack([np.bincount(place, moves[:, column]) for column in range(moves.shape[1])])
+    return np.asarray(sums.T @ sums)
 
 
-def _from(values: Floats) -> Floats:
-    """(n, ...) -> (n + 1, ...): the sum of a row and all after it; 0 after the last."""
-    return np.concatenate([np.cumsum(values[::-1], axis=0)[::-1], np.zeros((1, *values.shape[1:]))])
-
-
-def _maximum(time: Floats, event: Flags, shown: Floats, entry: Floats | None) -> tuple[Floats, Floats, float]:
-    """Coefficients (K,), the information there (K, K) and the log-likelihood, by Newton's method with steps that are
-    halved until they rise. `shown`: columns (n, K) with mean 0 and deviation 1."""
-    order = np.argsort(time, kind="stable")
-    table = shown[order]
-    deaths = _Deaths.of(time[order], event[order], None if entry is None else entry[order])
-    products = table[:, :, None] * table[:, None, :]
-
-    def judge(beta: Floats) -> tuple[float, Floats, Floats]:
-        """Log-likelihood, its slope (K,) and information (K, K)."""
-        score = table @ beta
-        weight = np.exp(score - score.max())
-        sum_0 = deaths.at_risk(weight)
-        mean = deaths.at_risk(weight[:, None] * table) / sum_0[:, None]
-        square = deaths.at_risk(weight[:, None, None] * products) / sum_0[:, None, None]
-        value = float((score[deaths.dead] - score.max() - np.log(sum_0)).sum())
-        spread = square - mean[:, :, None] * mean[:, None, :]
-        return value, (table[deaths.dead] - mean).sum(0), spread.sum(0)
-
-    beta = np.zeros(table.shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):  # of steps that are too long, and halved
-        value, slope, information = judge(beta)
-        for _ in range(STEPS):
+def _maximum(sets: RiskSets, shown: Floats) -> tuple[float, tuple[Floats, Point]]:
+    """The log-likelihood of no effect; the coefficients (K,) of the best one, and all about it, by Newton's method with
+    steps that are halved until they rise. `shown`: columns (n, K) with mean 0 and deviation 1."""
+    beta = np.zeros(shown.shape[1])
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of steps that are too long, and halved
+        point = Point.at(sets, shown, beta)
+        null = point.value
+        for _ in range(STEPS if len(beta) else 0):
+            slope = point.slope()
             try:
-                step = np.linalg.solve(information, slope)
+                step = np.linalg.solve(point.information(), slope)
             except np.linalg.LinAlgError:
                 break
-            if not float(step @ slope) > ENOUGH or float(np.abs(beta).max()) > FARTHEST:
+            gain, far = float(step @ slope), float(np.abs(beta).max()) > FARTHEST
+            if not gain > 0 or far:
+                break
+            if gain <= ENOUGH:  # errors are squared by a step: this one leaves those of rounding
+                beta = beta + step
+                point = Point.at(sets, shown, beta)
                 break
             step *= min(1.0, LONGEST / float(np.abs(step).max()))
-            found = judge(beta + step)
-            while not found[0] >= value and float(np.abs(step).max()) > SHORTEST:
+            found = Point.at(sets, shown, beta + step)
+            while not found.value >= point.value and float(np.abs(step).max()) > SHORTEST:
                 step = step / 2
-                found = judge(beta + step)
-            beta, (value, slope, information) = beta + step, found
-    return beta, information, value
+                found = Point.at(sets, shown, beta + step)
+            beta, point = beta + step, found
+    return null, (beta, point)
 
 
 def likelihood_ratio(smaller: CoxFit, larger: CoxFit) -> LikelihoodRatio:
@@ -194,17 +239,18 @@ def likelihood_ratio(smaller: CoxFit, larger: CoxFit) -> LikelihoodRatio:
             f"nested models: {' + '.join(smaller.names)} is not a part of {' + '.join(larger.names)}. Fit the smaller "
             "one with some of the columns of the larger."
         )
-    statistic = max(0.0, 2 * (larger.log_likelihood - smaller.log_likelihood))
-    freedom = len(larger.names) - len(smaller.names)
-    return LikelihoodRatio(statistic, freedom, beyond(statistic, freedom))
+    return _ratio(smaller.log_likelihood, larger.log_likelihood, len(larger.names) - len(smaller.names))
 
 
-def beyond(statistic: float, freedom: int) -> float:
-    """The chance that chi-squared with so many degrees of freedom (1 or more) is larger, by the recursion in steps of
-    two degrees (Abramowitz and Stegun 26.4.8)."""
-    half, odd = statistic / 2, freedom % 2
-    chance = math.erfc(math.sqrt(half)) if odd else math.exp(-half)
-    for step in range(1, (freedom - 1) // 2 + 1):
-        power = step - odd / 2
-        chance += half**power * math.exp(-half) / math.gamma(power + 1)
-    return chance
+def _ratio(smaller: float, larger: float, freedom: int) -> LikelihoodRatio:
+    statistic = max(0.0, 2 * (larger - smaller))
+    return LikelihoodRatio(statistic, freedom, beyond(statistic, freedom) if freedom else 1.0)
+
+
+def wald(fit: CoxFit, names: Sequence[str]) -> ChiSquared:
+    """Of several coefficients at once; also with robust errors, for which likelihoods say nothing."""
+    places = [fit.names.index(name) for name in names]
+    scale = fit.scale[places]
+    return quadratic_form(
+        fit.coefficients[places] * scale, fit.covariance[np.ix_(places, places)] * np.outer(scale, scale)
+    )

@@ -7,10 +7,13 @@ some.median(read_risk("risk", risk, some.photos))   # (P,)
 N = photos, P = people.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
 
 from fahr.errors import Refused
 from fahr.survival.people import Flags, Floats, Ints, read_people
@@ -42,6 +45,12 @@ class Patients:
         middle = (sorted_values[start + (number - 1) // 2] + sorted_values[start + number // 2]) / 2
         return np.where(np.isnan(sorted_values[start + number - 1]), np.nan, middle)
 
+    def words(self, name: str, values: ArrayLike) -> list[str | None]:
+        """(N,) of text, None or nan where unknown -> one a person, of the earliest visit."""
+        raw = as_column(name, values, self.photos)
+        told: list[str | None] = pa.array(raw[self.first], from_pandas=True).cast(pa.string()).to_pylist()
+        return told
+
     def only(self, kept: Flags) -> "Patients":
         """Of the people who are `kept` (P,)."""
         number = np.cumsum(kept) - 1
@@ -55,6 +64,21 @@ class Patients:
             number[self.person[rows]],
             self.first[kept],
         )
+
+
+def as_column(name: str, values: ArrayLike, rows: int) -> NDArray[Any]:
+    """Refused: another shape than (rows,)."""
+    raw = np.asarray(values)
+    if raw.shape != (rows,):
+        raise Refused(f"{name}: has shape {raw.shape}, must be ({rows},): one value a photo.")
+    return raw
+
+
+def indicators(name: str, words: Sequence[str | None]) -> dict[str, Floats]:
+    """(P,) 0 or 1 for each different word but the first in the alphabet, nan where unknown. With one word: none."""
+    unknown = np.array([word is None for word in words], bool)
+    others = sorted({word for word in words if word is not None})[1:]
+    return {f"{name} {each}": np.where(unknown, np.nan, [word == each for word in words]) for each in others}
 
 
 def read_patients(

@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fahr.biomarkers.risk import quartile
 from fahr.errors import Refused
 from fahr.survival.cox import Hazard, NoEstimate, fit_cox
 from fahr.survival.curves import Curve, kaplan_meier
-from fahr.survival.patients import Patients, read_patients
+from fahr.survival.patients import Patients, as_column, indicators, read_patients
 from fahr.survival.people import Flags, Floats, Ints, read_risk
 
 QUARTERS = (1, 2, 3, 4)
@@ -195,24 +194,13 @@ def _adjustment(
     """Columns (P,), nan where unknown: age, and one for each sex but the first in the alphabet. What they stand for."""
     columns: dict[str, Floats] = {}
     if age is not None:
-        years = _column("age", age, some.photos)
+        years = as_column("age", age, some.photos)
         try:
             columns["age"] = some.median(years.astype(np.float64))
         except (TypeError, ValueError) as error:
             raise Refused(f"age: not every value is a number of years ({error}). nan is unknown.") from error
     if sex is not None:
-        words = pa.array(_column("sex", sex, some.photos)[some.first], from_pandas=True).cast(pa.string()).to_pylist()
-        unknown = np.array([word is None for word in words])
-        for name in sorted({word for word in words if word is not None})[1:]:
-            columns[f"sex {name}"] = np.where(unknown, np.nan, [word == name for word in words])
-        if not any(name.startswith("sex ") for name in columns):
-            columns["sex"] = np.where(unknown, np.nan, 0.0)
+        words = some.words("sex", sex)
+        columns |= indicators("sex", words) or {"sex": np.where([word is None for word in words], np.nan, 0.0)}
     names = [name for name, given in (("age", age), ("sex", sex)) if given is not None]
     return columns, tuple(names)
-
-
-def _column(name: str, values: ArrayLike, rows: int) -> NDArray[Any]:
-    raw = np.asarray(values)
-    if raw.shape != (rows,):
-        raise Refused(f"{name}: has shape {raw.shape}, must be ({rows},): one value a photo.")
-    return raw

@@ -1,14 +1,15 @@
 """What a risk says beside age: how far the two go together, how well each ranks people, and whether either adds.
 
-found = redundancy(time, event, risk, age, entry=entry, subject=subject, face_age=face_age)
+found = redundancy(time, event, risk, age, sex=sex, entry=entry, subject=subject, face_age=face_age)
 print("\\n".join(found.lines()))
 found.gain.difference, found.gain.p_value           # C of age and risk together, less that of age alone
+found.beside_sex.gain.difference                    # C of age, sex and risk together, less that of age and sex
 
 One row a person: the earliest visit, with the median of its photos. P = people.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from fahr.survival.bootstrap import bootstrap_concordance
 from fahr.survival.cindex import concordance
 from fahr.survival.compare import compare_concordance
 from fahr.survival.cox import CoxFit, NoEstimate, fit_cox, likelihood_ratio
-from fahr.survival.patients import Patients, read_patients
-from fahr.survival.people import Floats, Ints, read_risk
+from fahr.survival.patients import Patients, as_column, indicators, read_patients
+from fahr.survival.people import Flags, Floats, Ints, read_risk
 from fahr.survival.redundancy_lines import as_lines
 
 FEWEST_EVENTS = 10  # for an interval or a test
@@ -46,12 +47,16 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A concordance (Harrell) and its 95 % interval; None where it is not defined or may not be told."""
+    """A concordance (Harrell) and its 95 % interval; None where it is not defined or may not be told. And Uno's, of the
+    events before `Redundancy.uno_before`, in which censoring that hangs on time alone has no say."""
 
     name: str
     value: float | None
     low: float | None = None
     high: float | None = None
+    uno: float | None = None
+    uno_low: float | None = None
+    uno_high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,19 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class BesideSex:
+    """Of people of whom age and sex are known; the same models as beside age alone."""
+
+    people: int
+    events: int
+    without_sex: int  # people left out for want of it
+    known: Ranking  # age + sex
+    both: Ranking  # age + sex + risk
+    gain: Gain  # both - known
+    nested: tuple[Nested, ...]
+
+
+@dataclass(frozen=True)
 class Redundancy:
     photos: int
     people: int
@@ -102,6 +120,8 @@ class Redundancy:
     both: Ranking
     gain: Gain  # both - age
     lead: Gain  # risk - age
+    uno_before: float | None  # in the unit of `time`; None: Uno's are not told
+    beside_sex: BesideSex | None  # None: no sex was given, or there is nothing to compare, which a note says
     nested: tuple[Nested, ...]
     effects: tuple[Effect, ...]
     notes: tuple[str, ...]  # warnings, and why something is missing
@@ -115,6 +135,14 @@ class Redundancy:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _How:
+    samples: int  # resamples of people, 0: values alone
+    seed: int
+    folds: int
+    uno: bool
+
+
 def redundancy(
     time: ArrayLike,
     event: ArrayLike,
@@ -124,43 +152,43 @@ def redundancy(
     entry: ArrayLike | None = None,
     subject: ArrayLike | None = None,
     face_age: ArrayLike | None = None,
+    sex: ArrayLike | None = None,
     bootstraps: int = 1000,
     seed: int = 0,
     folds: int = 0,
+    uno: bool = True,
 ) -> Redundancy:
-    """Arrays (N,), a row a photo; risk: higher = worse; age and face_age in years, nan where unknown.
+    """Arrays (N,), a row a photo; risk: higher = worse; age and face_age in years, nan where unknown; sex in words,
+    None where unknown. `uno`: False where no one curve of censoring is that of all rows.
 
-    People whose age is unknown are left out of everything, and counted. With fewer than 10 events no interval and no
-    test is told. `both` is the linear predictor of a Cox model of age and risk (Efron, delayed entry). It is fitted on
-    the people it is judged on, which flatters it by the little that two coefficients can; with `folds` of 2 or more,
-    each person's comes from the others.
+    People whose age is unknown are left out of everything, and counted; of whom sex alone is, of what has sex in it.
+    With fewer than 10 events no interval and no test is told. `both` is the linear predictor of a Cox model of age and
+    risk (Efron, delayed entry). It is fitted on the people it is judged on, which flatters it by the little that two
+    coefficients can; with `folds` of 2 or more, each person's comes from the others.
     """
-    if folds < 0 or folds == 1:
-        raise Refused(
-            f"folds: {folds} must be 0, or at least 2. With 0 both are fitted on the people they are judged on."
-        )
-    if bootstraps < 0:
-        raise Refused(f"bootstraps: {bootstraps} must be 0 (no intervals) or more; 1,000 is usual.")
-    some, columns, without_age = _read(time, event, risk, age, entry, subject, face_age)
+    _check(folds, bootstraps)
+    some, columns, kept = _read(time, event, risk, age, entry, subject, face_age)
     events = int(some.event.sum())
     notes = _first_notes(some, columns, events)
-    both, fits, whys = _fitted(some, columns, folds, seed)
+    tell = _enough(some)
+    how = _How(bootstraps if tell else 0, seed, folds, uno)
+    fits, both, whys = _fitted(some, columns, (("age",), ("risk",), ("age", "risk")), how)
     notes += whys
-    tell = events >= FEWEST_EVENTS and len(some) >= FEWEST_EVENTS
-    samples = bootstraps if tell else 0
     markers: dict[str, Floats | None] = {"age": columns["age"], "risk": columns["risk"], "age + risk": both}
-    rankings = {name: _ranked(some, name, values, samples, seed) for name, values in markers.items()}
-    gains = [_gained(some, name, "age", markers, samples, seed) for name in ("age + risk", "risk")]
+    rankings = {name: _ranked(some, name, values, how) for name, values in markers.items()}
+    gains = [_gained(some, name, "age", markers, how) for name in ("age + risk", "risk")]
     correlations = _correlations(columns, tell)
     notes += _last_notes(some, columns, correlations)
+    beside_sex, whys = (None, []) if sex is None else _beside_sex(some, columns, sex, how)
+    notes += whys
     return Redundancy(
         photos=some.photos,
         people=len(some),
         events=events,
-        without_age=without_age,
+        without_age=int((~kept).sum()),
         risk_sd=float(columns["risk"].std(ddof=1)) if len(some) > 1 else 0.0,
         folds=folds,
-        bootstraps=samples,
+        bootstraps=how.samples,
         seed=seed,
         correlations=correlations,
         age=rankings["age"],
@@ -168,10 +196,21 @@ def redundancy(
         both=rankings["age + risk"],
         gain=gains[0],
         lead=gains[1],
-        nested=_nested(fits) if tell else (),
+        uno_before=_uno_before(some, columns["risk"]) if uno else None,
+        beside_sex=beside_sex,
+        nested=_nested(fits, ("age", "age + risk"), ("risk", "age + risk")) if tell else (),
         effects=_effects(fits, columns, tell),
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _check(folds: int, bootstraps: int) -> None:
+    if folds < 0 or folds == 1:
+        raise Refused(
+            f"folds: {folds} must be 0, or at least 2. With 0 both are fitted on the people they are judged on."
+        )
+    if bootstraps < 0:
+        raise Refused(f"bootstraps: {bootstraps} must be 0 (no intervals) or more; 1,000 is usual.")
 
 
 def _read(
@@ -182,8 +221,8 @@ def _read(
     entry: ArrayLike | None,
     subject: ArrayLike | None,
     face_age: ArrayLike | None,
-) -> tuple[Patients, dict[str, Floats], int]:
-    """People whose age is known; their risk, age and perhaps face age (P,); how many others there are."""
+) -> tuple[Patients, dict[str, Floats], Flags]:
+    """People whose age is known; their risk, age and perhaps face age (P,); of all people, whether they are."""
     some = read_patients(time, event, entry=entry, subject=subject)
     columns = {"risk": some.median(read_risk("risk", risk, some.photos))}
     columns["age"] = some.median(_years("age", age, some.photos))
@@ -192,14 +231,12 @@ def _read(
     known = ~np.isnan(columns["age"])
     if not known.any():
         raise Refused(f"age: of none of {len(some):,} people. What a risk says beside age needs ages: give them.")
-    return some.only(known), {name: values[known] for name, values in columns.items()}, int((~known).sum())
+    return some.only(known), {name: values[known] for name, values in columns.items()}, known
 
 
 def _years(name: str, values: ArrayLike, rows: int) -> Floats:
     """(rows,) nan where unknown."""
-    raw = np.asarray(values)
-    if raw.shape != (rows,):
-        raise Refused(f"{name}: has shape {raw.shape}, must be ({rows},): one value a photo.")
+    raw = as_column(name, values, rows)
     try:
         years = raw.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -208,9 +245,13 @@ def _years(name: str, values: ArrayLike, rows: int) -> Floats:
     return years
 
 
+def _enough(some: Patients) -> bool:
+    return int(some.event.sum()) >= FEWEST_EVENTS  # and so as many people
+
+
 def _first_notes(some: Patients, columns: Mapping[str, Floats], events: int) -> list[str]:
     notes = []
-    if events < FEWEST_EVENTS or len(some) < FEWEST_EVENTS:
+    if not _enough(some):
         notes.append(
             f"{events} events of {len(some)} people: intervals and tests need {FEWEST_EVENTS} of both at least, so "
             "only the values are told"
@@ -221,37 +262,71 @@ def _first_notes(some: Patients, columns: Mapping[str, Floats], events: int) -> 
     return notes
 
 
+def _beside_sex(
+    some: Patients, columns: Mapping[str, Floats], sex: ArrayLike, how: _How
+) -> tuple[BesideSex | None, list[str]]:
+    """The same beside age and sex, and what has to be said of it."""
+    words = some.words("sex", sex)
+    made = indicators("sex", words)
+    known = np.array([word is not None for word in words], bool)
+    if not made:
+        return None, ["sex is unknown of everybody" if not known.any() else "sex is the same for everybody"]
+    notes = [] if known.all() else [f"sex is unknown of {(~known).sum():,} people: what has sex in it is without them"]
+    part = some.only(known)
+    how = how if _enough(part) else replace(how, samples=0)
+    given = {name: values[known] for name, values in {**columns, **made}.items()}
+    first, base = ("age",), ("age", *made)
+    fits, both, whys = _fitted(part, given, (first, base, (*base, "risk")), how)
+    plain, reasons = _linear(part, given, base, fits.get(_words(base)), how)
+    markers = {"age + sex": plain, "age + sex + risk": both}
+    alone, whole = (_ranked(part, name, values, how) for name, values in markers.items())
+    tests = _nested(fits, ("age", "age + sex"), ("age + sex", "age + sex + risk")) if _enough(part) else ()
+    return BesideSex(
+        len(part), int(part.event.sum()), int((~known).sum()), alone, whole,
+        _gained(part, "age + sex + risk", "age + sex", markers, how), tests,
+    ), [*notes, *whys, *reasons]  # fmt: skip
+
+
 # Cox
 
 
+def _words(names: Sequence[str]) -> str:
+    return " + ".join(dict.fromkeys(name.split()[0] for name in names))
+
+
 def _fitted(
-    some: Patients, columns: Mapping[str, Floats], folds: int, seed: int
-) -> tuple[Floats | None, dict[str, CoxFit], list[str]]:
-    """The linear predictor of age and risk (P,); the models that could be fitted, by name; why others could not."""
+    some: Patients, columns: Mapping[str, Floats], models: Sequence[tuple[str, ...]], how: _How
+) -> tuple[dict[str, CoxFit], Floats | None, list[str]]:
+    """The models that could be fitted, by name; the linear predictor (P,) of the last; why others could not."""
     fits: dict[str, CoxFit] = {}
     whys: list[str] = []
-    for names in (("age",), ("risk",), ("age", "risk")):
+    for names in models:
         try:
-            fits[" + ".join(names)] = fit_cox(
+            fits[_words(names)] = fit_cox(
                 some.time, some.event, {name: columns[name] for name in names}, entry=some.entry
             )
         except NoEstimate as error:
-            whys.append(f"no Cox model of {' + '.join(names)}: {error}")
-    whole = fits.get("age + risk")
-    if whole is None or not folds:
-        return (None if whole is None else whole.linear(columns)), fits, whys
-    both, drawn = np.empty(len(some)), _folds(some, folds, seed)
-    for fold in range(folds):
+            whys.append(f"no Cox model of {_words(names)}: {error}")
+    linear, why = _linear(some, columns, models[-1], fits.get(_words(models[-1])), how)
+    return fits, linear, whys + why
+
+
+def _linear(
+    some: Patients, columns: Mapping[str, Floats], names: Sequence[str], whole: CoxFit | None, how: _How
+) -> tuple[Floats | None, list[str]]:
+    """(P,) the linear predictor of a model: its own, or with folds that of a fit on the others."""
+    if whole is None or not how.folds:
+        return (None if whole is None else whole.linear(columns)), []
+    made, drawn = np.empty(len(some)), _folds(some, how.folds, how.seed)
+    for fold in range(how.folds):
         held = drawn == fold
         rest = some.only(~held)
         try:
-            fit = fit_cox(
-                rest.time, rest.event, {name: columns[name][~held] for name in ("age", "risk")}, entry=rest.entry
-            )
+            fit = fit_cox(rest.time, rest.event, {name: columns[name][~held] for name in names}, entry=rest.entry)
         except NoEstimate as error:
-            return None, fits, [*whys, f"age + risk by {folds} folds: without fold {fold + 1}, {error}"]
-        both[held] = fit.linear({name: columns[name][held] for name in ("age", "risk")})
-    return both, fits, whys
+            return None, [f"{_words(names)} by {how.folds} folds: without fold {fold + 1}, {error}"]
+        made[held] = fit.linear({name: columns[name][held] for name in names})
+    return made, []
 
 
 def _folds(some: Patients, folds: int, seed: int) -> Ints:
@@ -262,13 +337,12 @@ def _folds(some: Patients, folds: int, seed: int) -> Ints:
     return made
 
 
-def _nested(fits: Mapping[str, CoxFit]) -> tuple[Nested, ...]:
-    whole = fits.get("age + risk")
+def _nested(fits: Mapping[str, CoxFit], *pairs: tuple[str, str]) -> tuple[Nested, ...]:
     tests = []
-    for name in ("age", "risk"):
-        if whole is not None and name in fits:
-            told = likelihood_ratio(fits[name], whole)
-            tests.append(Nested(f"{name} -> age + risk", told.statistic, told.freedom, told.p_value))
+    for small, large in pairs:
+        if small in fits and large in fits:
+            told = likelihood_ratio(fits[small], fits[large])
+            tests.append(Nested(f"{small} -> {large}", told.statistic, told.freedom, told.p_value))
     return tuple(tests)
 
 
@@ -295,25 +369,38 @@ def _effects(fits: Mapping[str, CoxFit], columns: Mapping[str, Floats], tell: bo
 # Ranks and correlations
 
 
-def _ranked(some: Patients, name: str, values: Floats | None, samples: int, seed: int) -> Ranking:
+def _ranked(some: Patients, name: str, values: Floats | None, how: _How) -> Ranking:
     if values is None:
         return Ranking(name, None)
-    if not samples:
-        return Ranking(name, _known(concordance(some.time, some.event, values, entry=some.entry).value))
-    told = bootstrap_concordance(some.time, some.event, values, entry=some.entry, samples=samples, seed=seed)
-    return Ranking(name, _known(told.value), _known(told.low), _known(told.high))
+    ends: list[float | None] = []
+    for kind in ("harrell", "uno") if how.uno else ("harrell",):
+        if how.samples:
+            told = bootstrap_concordance(
+                some.time, some.event, values, entry=some.entry, samples=how.samples, seed=how.seed, kind=kind
+            )
+            ends += map(_known, (told.value, told.low, told.high))
+        else:
+            plain = concordance(some.time, some.event, values, entry=some.entry, kind=kind)
+            ends += [_known(plain.value), None, None]
+    return Ranking(name, *ends)
+
+
+def _uno_before(some: Patients, risk: Floats) -> float | None:
+    return concordance(some.time, some.event, risk, entry=some.entry, kind="uno").tau
 
 
 def _gained(
-    some: Patients, name: str, other: str, markers: Mapping[str, Floats | None], samples: int, seed: int
-) -> Gain:
-    words, one, two = f"{name} - {other}", markers[name], markers[other]
+    some: Patients, name: str, other: str, markers: Mapping[str, Floats | None], how: _How
+) -> Gain:  # fmt: skip
+    words, one, two = f"{name} - ({other})" if "+" in other else f"{name} - {other}", markers[name], markers[other]
     if one is None or two is None:
         return Gain(words, None)
-    if not samples:
+    if not how.samples:
         values = [concordance(some.time, some.event, each, entry=some.entry).value for each in (one, two)]
         return Gain(words, _known(values[0] - values[1]))
-    told = compare_concordance(some.time, some.event, one, two, entry=some.entry, samples=samples, seed=seed)
+    told = compare_concordance(
+        some.time, some.event, one, two, entry=some.entry, samples=how.samples, seed=how.seed
+    )  # fmt: skip
     return Gain(words, *map(_known, (told.difference, told.low, told.high, told.p_value)))
 
 

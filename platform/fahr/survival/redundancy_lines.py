@@ -16,15 +16,21 @@ def as_lines(found: "Redundancy") -> list[str]:
     lines.append(_row("correlation of the risk with", "Pearson", "Spearman"))
     for one in found.correlations:
         lines.append(_row(f"  {one.name}", _with(one.pearson, one.low, one.high, ".2f"), _number(one.spearman, ".2f")))
-    lines.append("concordance (Harrell; ties half)")
-    for ranking in (found.age, found.risk, found.both):
-        lines.append(_row(f"  {ranking.name}", _with(ranking.value, ranking.low, ranking.high, ".3f")))
-    for gain in (found.gain, found.lead):
+    uno = "" if found.uno_before is None else f"Uno, before {found.uno_before:,.6g}"
+    lines.append(_row("concordance (ties half)", "Harrell", uno))
+    sex = found.beside_sex
+    more = (sex.known, sex.both) if sex is not None else ()
+    for ranking in (found.age, found.risk, found.both, *more):
+        by_uno = _with(ranking.uno, ranking.uno_low, ranking.uno_high, ".3f") if uno else ""
+        lines.append(_row(f"  {ranking.name}", _with(ranking.value, ranking.low, ranking.high, ".3f"), by_uno))
+    lines.append(_row("difference (Harrell)"))
+    for gain in (found.gain, found.lead, *((sex.gain,) if sex is not None else ())):
         told = _with(gain.difference, gain.low, gain.high, "+.3f")
         lines.append(_row(f"  {gain.name}", told, _p(gain.p_value)))
-    if found.nested:
+    nested = found.nested + (sex.nested if sex is not None else ())
+    if nested:
         lines.append("likelihood-ratio tests of nested Cox models")
-    for test in found.nested:
+    for test in nested:
         freedom = f"chi2 {test.statistic:.2f}, {test.freedom} df"
         lines.append(_row(f"  {test.name}", freedom, _p(test.p_value)))
     if found.effects:
