@@ -19,10 +19,10 @@ demo: $(READY) ## the whole story on synthetic people
 	@$(BIN)/python jobs/demo.py
 
 test: $(READY) ## all tests that fit 25 minutes on two cores
-	@$(BIN)/python -m pytest -q -m "not faults and not evidence"
+	@$(BIN)/python -m pytest -q --durations=25 -m "not faults and not evidence"
 
 faults: $(READY) ## kills and outages, half an hour at most
-	@$(BIN)/python -m pytest -q -m faults
+	@$(BIN)/python -m pytest -q --durations=12 -m faults
 
 evidence: $(READY) ## many seeds, long fuzz, load: hours; figures go to docs/log.md
 	@$(BIN)/python -m pytest -q -s -m evidence --timeout=0

@@ -1,22 +1,20 @@
-"""Concordance and its bootstrap against lifelines and scikit-survival. Equal outputs asserted; compiling not counted.
+"""What benchmarks/survival.py leaves out of concordance: its standard error, and bootstrap and memory without numba.
 
-python benchmarks/concordance.py [--rounds 5] [--quick]
+python benchmarks/concordance.py [--rounds 5]        # against rivals: benchmarks/survival.py ranks
 
-Risks are spread so that none lie within 1e-8 unless they are equal: there we count half, and lifelines does not.
-Concordances are timed without the standard error, which rivals do not give; with it is a row of its own.
+Equal outputs asserted; compiling not counted. Risks are spread so that none lie within 1e-8 unless they are equal:
+there we count half, and lifelines does not.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 from _rounds import interleave, table
 from lifelines.utils import concordance_index
-from sksurv.metrics import concordance_index_censored
 
 from fahr.survival import Concordance, bootstrap_concordance, concordance
 from fahr.survival.plain import draw
@@ -69,37 +67,18 @@ def plainly(call: Callable[[], object]) -> object:
         del os.environ["FAHR_NO_NUMBA"]
 
 
-def single(n: int, *, ties: bool, rounds: int, against_sksurv: bool) -> None:
+def with_error(n: int, *, ties: bool, rounds: int) -> None:
     time, event, risk = cohort(n, ties=ties)
-    happened = event == 1
 
     def ours() -> Concordance:
         return concordance(time, event, risk)
 
-    found, plain = ours(), plainly(ours)
-    assert isinstance(plain, Concordance)
-    assert abs(found.value - concordance_index(time, -risk, event)) < 1e-12 and found == plain
-    ways: dict[str, Callable[[], object]] = {
-        "fahr": ours,
-        "fahr with standard error": lambda: ours().standard_error,
-        "fahr without numba": lambda: plainly(ours),
-        "lifelines": lambda: concordance_index(time, -risk, event),
-    }
+    ways: dict[str, Callable[[], object]] = {"fahr": ours, "with its standard error": lambda: ours().standard_error}
     title = f"concordance, {n:,} rows, {'ties' if ties else 'no ties'}"
-    seconds = interleave(ways, rounds)
-    table(title, seconds, "fahr", n, "rows")
-    table(title, {name: seconds[name] for name in ("lifelines", "fahr without numba")}, "fahr without numba", n, "rows")
-    if against_sksurv:  # ten seconds a call: one round, after the one that warms up
-        answers = []
-        ways = {
-            "fahr": ours,
-            "scikit-survival": lambda: answers.append(concordance_index_censored(happened, time, risk)),
-        }
-        table(title, interleave(ways, 1), "fahr", n, "rows")
-        assert {each[1:4] for each in answers} == {(found.concordant, found.discordant, found.tied_risk)}
+    table(title, interleave(ways, rounds), "fahr", n, "rows")
 
 
-def many(*, ties: bool, rounds: int) -> None:
+def uncompiled(*, ties: bool, rounds: int) -> None:
     """Drawing of resamples is within our time, and outside theirs."""
     time, event, risk = cohort(BOOTSTRAP_ROWS, ties=ties)
     every = np.arange(BOOTSTRAP_ROWS)
@@ -108,24 +87,15 @@ def many(*, ties: bool, rounds: int) -> None:
     def loop() -> list[float]:
         return [concordance_index(time[rows], -risk[rows], event[rows]) for rows in drawn]
 
-    def ours(threads: int) -> np.ndarray:
-        return bootstrap_concordance(time, event, risk, samples=RESAMPLES, threads=threads).values
+    def ours() -> np.ndarray:
+        return bootstrap_concordance(time, event, risk, samples=RESAMPLES, threads=1).values
 
-    np.testing.assert_allclose(ours(1)[:TIMED], loop(), rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(ours(1), ours(2))
-    np.testing.assert_array_equal(plainly(lambda: ours(1)), ours(1))
-    ways: dict[str, Callable[[], object]] = {
-        "fahr, two threads": lambda: ours(2),
-        "fahr, one thread": lambda: ours(1),
-        "fahr without numba, one thread": lambda: plainly(lambda: ours(1)),
-        f"lifelines, {TIMED} timed and scaled": loop,
-    }
-    seconds = interleave(ways, rounds)
-    theirs = f"lifelines, {TIMED} timed and scaled"
+    np.testing.assert_array_equal(plainly(ours), ours())
+    name, theirs = "fahr without numba, one thread", f"lifelines, {TIMED} timed and scaled"
+    seconds = interleave({name: lambda: plainly(ours), theirs: loop}, rounds)
     seconds[theirs] = [each * RESAMPLES / TIMED for each in seconds[theirs]]
     title = f"{RESAMPLES:,} bootstraps of {BOOTSTRAP_ROWS:,} rows, {'ties' if ties else 'no ties'}"
-    for name in list(seconds)[:3]:
-        table(title, {name: seconds[name], theirs: seconds[theirs]}, name, RESAMPLES, "resamples")
+    table(title, seconds, name, RESAMPLES, "resamples")
 
 
 def child(code: str, *arguments: str, **variables: str) -> str:
@@ -135,24 +105,16 @@ def child(code: str, *arguments: str, **variables: str) -> str:
     ).stdout.strip()
 
 
-def main(rounds: int, quick: bool) -> None:
-    with tempfile.TemporaryDirectory() as fresh:
-        for what in ("first call on a machine", "first call of a process"):
-            print(f"{what}: {child(COMPILE, NUMBA_CACHE_DIR=fresh)}")
-        for n in (200_000, 800_000):
-            for engine, switch in (("fahr", "0"), ("fahr without numba", "1")):
-                extra = int(child(MEMORY, str(n), NUMBA_CACHE_DIR=fresh, FAHR_NO_NUMBA=switch))
-                print(f"memory, {n:,} rows, {engine}: peak {extra / 2**20:.0f} MiB higher, {extra / n:.0f} bytes a row")
+def main(rounds: int) -> None:
+    for n in (200_000, 800_000):
+        extra = int(child(MEMORY, str(n), FAHR_NO_NUMBA="1"))
+        print(f"memory, {n:,} rows, without numba: peak {extra / 2**20:.0f} MiB higher, {extra / n:.0f} bytes a row")
     for ties in (False, True):
-        many(ties=ties, rounds=rounds)
-        single(50_000, ties=ties, rounds=rounds, against_sksurv=not quick)
-        if not quick:
-            single(200_000, ties=ties, rounds=rounds, against_sksurv=False)
+        uncompiled(ties=ties, rounds=rounds)
+        with_error(50_000, ties=ties, rounds=rounds)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="without 200,000 rows and without scikit-survival")
-    asked = parser.parse_args()
-    main(asked.rounds, asked.quick)
+    main(parser.parse_args().rounds)

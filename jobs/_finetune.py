@@ -13,13 +13,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from fahr import store
 from fahr.cohorts.folds import deal, drawn
@@ -28,10 +29,8 @@ from fahr.config import option
 from fahr.errors import Refused, nearest
 from fahr.models import Predictor
 from fahr.models.architecture import SIZES, Architecture
-from fahr.models.checkpoints.hub import KNOWN
 from fahr.training.augment import PRESETS, Augmentation
 from fahr.training.background import Background
-from fahr.training.begin import IMAGENET, RANDOM
 from fahr.training.facesets import FaceSet, open_faces
 from fahr.training.flops import count_flops, peak_flops
 from fahr.training.journal import Journal
@@ -46,7 +45,7 @@ from fahr.training.step import world_size
 from fahr.training.tasks import Task
 from fahr.training.workers import placed, wrap
 from jobs import _run, _train
-from jobs._run import RunOptions
+from jobs._run import Init, RunOptions
 from jobs._train import Team
 
 
@@ -109,7 +108,7 @@ class FinetuneOptions(RunOptions):
 
     usual_epochs = 30  # of a stage that says nothing, where the run says nothing (science.md 4.1)
 
-    init: str = option(help="weights to begin with: a checkpoint, a name it is known by, imagenet, or random")
+    init: Init = option(help="weights to begin with: a checkpoint, a name it is known by, imagenet, or random")
     model: str = option("fahr", help="network: fahr (a ViT), faceage, or timm:NAME for any network of timm")
     encoder: str = option(
         "vit_base", help=f"size of a ViT that begins at random: {', '.join(SIZES)}; a checkpoint knows"
@@ -121,6 +120,14 @@ class FinetuneOptions(RunOptions):
         unit="samples",
     )  # fmt: skip
     augmentation: Augmentation = option(PRESETS["age"], help="what may happen to a face")
+    # A recipe for fine-tuning (science.md 4.1, 5.1); rate, batch and layer decay are each job's own
+    betas: tuple[float, float] = option((0.9, 0.999), help="AdamW's memory of gradients and of their squares")
+    drop_path: float = option(
+        0.1, ge=0, lt=1, help="share of images that skip the last block's branches", off="0", unit="share"
+    )
+    min_lr: float = option(
+        1e-6, ge=0, help="learning rate at the end, not scaled with the batch", off="0", unit="per step"
+    )
     judge_epochs: float = option(1.0, gt=0, help="how often held-out people are looked at", unit="passes")
     flip: bool = option(True, help="score the mean over each face and its mirror image", off="false")
     held_out: tuple[str, ...] = option((), help="datasets that are tested on and never learned from")
@@ -139,11 +146,6 @@ class FinetuneOptions(RunOptions):
         if self.folds and self.held_out:
             raise ValueError("held_out: with folds every dataset is learned from and tested on. Leave one of them out")
         return self
-
-    @field_validator("init")
-    @classmethod
-    def _absolute(cls, given: str) -> str:
-        return given if given in (RANDOM, IMAGENET, *KNOWN) else store.absolute(given)
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,11 @@ def finetune(options: Any, aim: Aim, cohort: Cohort, model: Predictor, folder: s
     for number, stage in enumerate(options.stages, 1):
         place = store.join(folder, f"stage-{number}-{stage.name}")
         one = _Stage(options, aim, cohort, stage, place, digest, team)
-        done = _run.same(lambda place=place: _result(place))  # type: ignore[misc]
+        done = _run.same(partial(_result, place))
         if done is None:
             done = one.train(model)
-        best: Snapshot = _train.together(
-            lambda place=place, done=done: Keeper(store.join(place, "best"), digest, None).at(done["best_position"])
-        )
-        fill(model, best)
+        best = Keeper(store.join(place, "best"), digest, None)
+        fill(model, _train.together(partial(best.at, done["best_position"])))
         told.append({"name": stage.name, **done})
     return Outcome(model, told, {photo for each in told for photo in each["unreadable"]})
 
@@ -202,13 +202,6 @@ def _result(place: str) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(store.read_bytes(location))
     return found
-
-
-def sweep(folder: str, stages: tuple[Stage, ...], digest: str) -> None:
-    """Delete the states of a run whose checkpoint is written."""
-    for number, stage in enumerate(stages, 1):
-        for name in ("states", "best"):
-            Keeper(store.join(folder, f"stage-{number}-{stage.name}", name), digest, None).clear()
 
 
 class _Stage:
@@ -423,8 +416,14 @@ def cohorts(
             f"{options.faces}: no face with {label} has split `train`{outside}. Give some people that split, or "
             "--folds."
         )
-    tests = {name: there[name] for name in ("tune", "test") if name in there}
+    tests: dict[str, pc.Expression] = {name: there[name] for name in ("tune", "test") if name in there}
     tests |= {name: known & (pc.field("dataset") == name) for name in options.held_out}
+    for name in options.held_out:
+        if not labelled.filter(tests[name]).num_rows:
+            raise Refused(
+                f"--held-out {name}: none of its faces has {label}, so there is nothing to test on. Leave it out, or "
+                "put that into the manifest and align again."
+            )
     _check_sides(options.faces, labelled, there["train"])
     return {"": Cohort(there["train"], there.get("tune"), there.get("calibrate"), tests)}
 

@@ -11,15 +11,17 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 from torch import distributed
 
 from fahr import store
 from fahr.config import Location, option
 from fahr.errors import Refused
+from fahr.models.checkpoints.hub import KNOWN
 from fahr.training.background import Background
+from fahr.training.begin import IMAGENET, RANDOM
 from fahr.training.facesets import FaceSet, data_digest
 from fahr.training.journal import Journal
 from fahr.training.keeper import Keeper
@@ -34,6 +36,10 @@ from jobs import _train
 from jobs._train import Team, Work
 
 T = TypeVar("T")
+# Weights to begin with: a word, a name that some are known by, or a checkpoint, whose place becomes absolute.
+Init = Annotated[
+    str, AfterValidator(lambda given: given if given in (RANDOM, IMAGENET, *KNOWN) else store.absolute(given))
+]
 FINISH_S = 600.0  # that the last state may take to be written while the store is silent
 
 

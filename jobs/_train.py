@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -122,11 +122,21 @@ def together(make: Callable[[], T]) -> T:
     return made  # type: ignore[return-value]
 
 
-def train(work: Work, options: WorkerOptions, digest: str, unit: str = "samples") -> dict[str, Any]:
-    """What the first worker's `work` returned."""
+def train(
+    work: Work,
+    options: WorkerOptions,
+    digest: str,
+    unit: str = "samples",
+    *,
+    name: str | None = None,
+    callbacks: Sequence[Any] = (),
+    report: Callable[[Row], None] = lambda row: None,
+) -> dict[str, Any]:
+    """What the first worker's `work` returned. `name`: of Ray's run. What workers report goes to Ray Train's
+    `callbacks`; with `workers` 0 to `report`."""
     if options.workers == 0:
-        return _here(work, options, digest, unit)
-    told = _on_ray(work, options, digest, unit)
+        return _here(work, options, digest, unit, report)
+    told = _on_ray(work, options, digest, unit, name or f"run-{digest}", callbacks)
     if "refused" in told:
         raise Refused(told["refused"])
     return told
@@ -154,12 +164,12 @@ def _threads(options: WorkerOptions) -> int:
 # In this process
 
 
-def _here(work: Work, options: WorkerOptions, digest: str, unit: str) -> dict[str, Any]:
+def _here(work: Work, options: WorkerOptions, digest: str, unit: str, report: Callable[[Row], None]) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(_threads(options))
     try:
         with _Bar(unit) as bar, _asked_to_stop() as stop:
-            return work(options, digest, Team(_device_here(options), bar.show, lambda: False, stop, lambda row: None))
+            return work(options, digest, Team(_device_here(options), bar.show, lambda: False, stop, report))
     finally:
         torch.set_num_threads(threads)
 
@@ -195,8 +205,10 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 # On Ray
 
 
-def _on_ray(work: Work, options: WorkerOptions, digest: str, unit: str) -> dict[str, Any]:
-    for name, value in {
+def _on_ray(
+    work: Work, options: WorkerOptions, digest: str, unit: str, name: str, callbacks: Sequence[Any]
+) -> dict[str, Any]:
+    for variable, value in {
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": options.collective_timeout,  # Ray's own default: never
         # A group that can't start: its 60 s are short where nodes have to start and pull images. An elastic run keeps
         # them: after a node is lost Ray asks for as many workers as before, and only then for those that it can have.
@@ -204,7 +216,7 @@ def _on_ray(work: Work, options: WorkerOptions, digest: str, unit: str) -> dict[
         "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": int(options.gpus_per_worker > 0),
         "RAY_TRAIN_NCCL_RAS_ACTION": "fail",
     }.items():
-        os.environ.setdefault(name, str(value))
+        os.environ.setdefault(variable, str(value))
     board = Board.options(  # on this node: it must not die with a worker's
         scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     ).remote()
@@ -220,8 +232,9 @@ def _on_ray(work: Work, options: WorkerOptions, digest: str, unit: str) -> dict[
             elastic_resize_monitor_interval_s=options.resize_seconds,
         ),
         run_config=ray.train.RunConfig(
-            name=f"run-{digest}",
+            name=name,
             storage_path=scratch,
+            callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(max_failures=options.max_failures),
         ),
     )

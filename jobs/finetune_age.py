@@ -31,15 +31,16 @@ from fahr.models.faceage import freeze_like_the_paper
 from fahr.objectives.age import LOSSES
 from fahr.report.age_charts import ages_chart, agreement_chart, groups_chart, predicted_chart
 from fahr.training.ages import APPARENT, GROUPS, Balance, Calibration, Floats, accuracy, age_losses, calibrate, judged
+from fahr.training.aging import COLUMNS, AgingCalibration, calibrate_aging
 from fahr.training.begin import BegunPredictor, begin_predictor
 from fahr.training.facesets import FaceSet, open_faces
 from fahr.training.labels import check_ages
 from fahr.training.shares import Scored, score_all
 from fahr.training.tasks import Prediction
 from fahr.training.workers import rank
-from fahr.version import code_version
 from jobs import _run, _train
-from jobs._finetune import Aim, Cohort, FinetuneOptions, Outcome, Stage, cohorts, finetune, sweep
+from jobs._ending import account, ended, unreadable
+from jobs._finetune import Aim, Cohort, FinetuneOptions, Outcome, Stage, cohorts, finetune
 from jobs._train import Team
 
 STAGES = (
@@ -70,28 +71,14 @@ class Options(FinetuneOptions):
     # A recipe for fine-tuning (science.md 4.1)
     base_lr: float = option(5e-4, gt=0, help="learning rate of a batch of 256, in proportion", unit="per step")
     global_batch: int = option(1024, ge=1, help="samples that decide one step, over all workers", unit="samples")
-    betas: tuple[float, float] = option((0.9, 0.999), help="AdamW's memory of gradients and of their squares")
     layer_decay: float = option(
         0.75, gt=0, le=1, help="how much slower each block learns than the one after it", off="1", unit="factor"
-    )
-    drop_path: float = option(
-        0.1, ge=0, lt=1, help="share of images that skip the last block's branches", off="0", unit="share"
-    )
-    min_lr: float = option(
-        1e-6, ge=0, help="learning rate at the end, not scaled with the batch", off="0", unit="per step"
     )
 
 
 def main(options: Options) -> store.Ledger:
     """One run per folder; a finished one is left as it is."""
-    return _run.once(options, "finetune_age", work, lambda digest: _ended(options, digest))
-
-
-def _ended(options: Options, digest: str) -> None:
-    """What was kept in case of a kill goes; the evaluation is told."""
-    for number in range(1, options.folds + 1) if options.folds else [0]:
-        sweep(store.join(options.output, f"fold-{number}") if number else options.output, options.stages, digest)
-    print(store.read_bytes(store.join(options.output, "evaluation", "evaluation.txt")).decode(), end="")
+    return _run.once(options, "finetune_age", work, lambda digest: ended(options, digest, [options.output]))
 
 
 # On every worker
@@ -160,13 +147,22 @@ def _one(options: Options, cohort: Cohort, folder: str, digest: str, team: Team)
     return result
 
 
+def learned(
+    options: Options, cohort: Cohort, folder: str, digest: str, team: Team
+) -> dict[str, tuple[FaceSet, Floats]]:
+    """One model of these people, and what it says of each of the cohort's tests: a trial of jobs/tune.py."""
+    result = _one(options, cohort, folder, digest, team)
+    return {name: (result.faces[name], result.scored[name].values) for name in cohort.tests}
+
+
 def _balanced(options: Options, faces: FaceSet) -> tuple[Floats, dict[str, Any]]:
     balance = options.balance.of(np.asarray(faces.table["age"].to_numpy(), np.float64))
     return balance.weights, balance.to_json()
 
 
 def _open(options: Options, where: pc.Expression) -> FaceSet:
-    return open_faces(options.faces, ("age",), where, cache=options.cache_folder(), optional=(*GROUPS, *APPARENT))
+    optional = (*GROUPS, *APPARENT, *COLUMNS)
+    return open_faces(options.faces, ("age",), where, cache=options.cache_folder(), optional=optional)
 
 
 def _begun(options: Options, cohort: Cohort) -> tuple[BegunPredictor, dict[str, float]]:
@@ -222,16 +218,21 @@ def _save(
 ) -> None:
     """The checkpoint, with what one request needs."""
     stages, calibration = result.outcome.stages, result.calibration
+    people = result.faces.get("calibrate")
+    aging = (
+        calibrate_aging(people.table, result.scored["calibrate"].values) if people is not None else AgingCalibration()
+    )
     metrics = {
         "samples": sum(each["samples"] for each in stages), "loss": stages[-1]["loss"],
         "stages": {each["name"]: each["judged"] for each in stages}, "flip": options.flip,
         "evaluation": {name: each.to_json()["errors"] for name, each in result.found.items()},
-        "not_calibrated": list(calibration.why),
+        "not_calibrated": [*calibration.why, *aging.why],
     }  # fmt: skip
     config = {
         "detector": "+".join(train.detectors), "convention": train.convention, "data_digest": train.digest,
         "parent_checkpoint": begun.parent, "origin": begun.origin, "label_stats": stats, "metrics": metrics,
         "bias_correction": calibration.bias, "conformal": calibration.conformal,
+        **aging.to_config(),
     }  # fmt: skip
     card = f"Fine-tuned to age on {stats['n']:,.0f} faces of {stats['min']:.0f} to {stats['max']:.0f} years."
     for name, each in result.found.items():
@@ -256,7 +257,7 @@ def _told(options: Options, digest: str, everyone: FaceSet, results: list[_Resul
         lines = [line for name, each in only.found.items() for line in _lines(options, name, [(name, only)], each)]
     lines += [f"not calibrated: {why}" for result in results for why in result.calibration.why]
     store.write_bytes(store.join(options.output, "evaluation", "evaluation.txt"), ("\n".join(lines) + "\n").encode())
-    _ledger(options, digest, everyone, results).write(store.join(options.output, "ledger.json"))
+    _ledger(options, digest, everyone.table, results).write(store.join(options.output, "ledger.json"))
     return {}
 
 
@@ -306,25 +307,14 @@ def _pooled(options: Options, table: pa.Table, values: Floats, results: list[_Re
     return accuracy(table, values, bootstraps=options.bootstraps, seed=options.seed, applied=more)
 
 
-def _ledger(options: Options, digest: str, everyone: FaceSet, results: list[_Result]) -> store.Ledger:
-    """Every face: learned from or scored, or why it was neither."""
-    photos = everyone.table["photo_id"].to_pylist()
-    bad, used = set[str](), set[str]()
-    for result in results:
-        bad |= result.outcome.bad
-        wheres = [*result.cohort.tests.values(), result.cohort.train, result.cohort.calibrate]
-        for where in wheres:
-            if where is not None:
-                used |= set(everyone.table.filter(where)["photo_id"].to_pylist())
-        for name, scored in result.scored.items():
-            bad |= {result.faces[name].table["photo_id"][row].as_py() for row in scored.bad}
-    labelled = set(everyone.table.filter(pc.field("age").is_valid())["photo_id"].to_pylist())
-    rejects = {"no_age": len(photos) - len(labelled), "not_asked_for": len(labelled - used), "unreadable": len(bad)}
-    out = len(photos) - sum(rejects.values())
-    return store.Ledger(
-        "finetune_age", len(photos), out, {name: count for name, count in rejects.items() if count}, digest,
-        code_version(), {"faces": options.faces},
-    ).check()  # fmt: skip
+def _ledger(options: Options, digest: str, everyone: pa.Table, results: list[_Result]) -> store.Ledger:
+    used = [where for each in results for where in each.cohort.tests.values()]
+    used += [where for each in results for where in (each.cohort.train, each.cohort.calibrate) if where is not None]
+    bad = {photo for each in results for photo in each.outcome.bad | unreadable(each.faces, each.scored)}
+    return account(
+        "finetune_age", options, digest, everyone, used, bad, pc.field("age").is_valid(),
+        {"no_age": everyone["age"].null_count},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

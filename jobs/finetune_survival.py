@@ -28,8 +28,9 @@ from fahr import store
 from fahr.biomarkers.risk import RiskScale, fit_risk_scale, percentile, standardised
 from fahr.config import option
 from fahr.errors import Refused
-from fahr.models import save
+from fahr.models import Predictor, save
 from fahr.report.risk_charts import quartile_chart
+from fahr.training.augment import Augmentation
 from fahr.training.begin import IMAGENET, RANDOM, BegunPredictor, begin_predictor
 from fahr.training.event_batches import EventBatches
 from fahr.training.facesets import FaceSet, open_faces
@@ -40,8 +41,11 @@ from fahr.training.outcomes import (
     AgeOffset,
     Floats,
     Followed,
+    Intervals,
     censoring_of,
     fit_age_offset,
+    fit_intervals,
+    hazard_losses,
     judged,
     known_outcome,
     label_columns,
@@ -52,11 +56,11 @@ from fahr.training.outcomes import (
 from fahr.training.recipe import Recipe
 from fahr.training.risks import QUARTERS, Evaluation, Published, evaluated, interval, paired, ranked
 from fahr.training.shares import score_all
-from fahr.training.tasks import Comparison
+from fahr.training.tasks import Comparison, Prediction, Task
 from fahr.training.workers import rank
-from fahr.version import code_version
 from jobs import _run, _train
-from jobs._finetune import Aim, Cohort, FinetuneOptions, Outcome, Stage, cohorts, finetune, sweep
+from jobs._ending import account, ended, unreadable
+from jobs._finetune import Aim, Cohort, FinetuneOptions, Outcome, Stage, cohorts, finetune
 from jobs._train import Team
 
 STAGES = (Stage(name="all", epochs=20, patience=5),)
@@ -76,8 +80,9 @@ class Options(FinetuneOptions):
 
     usual_epochs = 20  # science.md 5.1
 
-    loss: Literal["logistic", "hinge", "squared_hinge", "exponential", "cox"] = option(
-        "logistic", help="what is minimised, over pairs of people; docs/survival_model.md tells which to take"
+    loss: Literal["logistic", "hinge", "squared_hinge", "exponential", "cox", "hazard"] = option(
+        "logistic",
+        help="what is minimised, over pairs of people or of each; docs/survival_model.md tells which to take",
     )
     weight: Literal["none", "ipcw", "gap"] = option(
         "none", help="what a pair counts for: ipcw undoes censoring, gap is the years between the two", off="none"
@@ -105,22 +110,15 @@ class Options(FinetuneOptions):
     # A recipe for fine-tuning (science.md 5.1)
     base_lr: float = option(1e-4, gt=0, help="learning rate of a batch of 256, in proportion", unit="per step")
     global_batch: int = option(256, ge=2, help="people that decide one step, over all workers", unit="people")
-    betas: tuple[float, float] = option((0.9, 0.999), help="AdamW's memory of gradients and of their squares")
     layer_decay: float = option(
         0.65, gt=0, le=1, help="how much slower each block learns than the one after it", off="1", unit="factor"
-    )
-    drop_path: float = option(
-        0.1, ge=0, lt=1, help="share of images that skip the last block's branches", off="0", unit="share"
-    )
-    min_lr: float = option(
-        1e-6, ge=0, help="learning rate at the end, not scaled with the batch", off="0", unit="per step"
     )
 
     @model_validator(mode="after")
     def _fits(self) -> "Options":
         wrong = []
-        if self.loss == "cox" and (self.weight, self.tau) != ("none", 1.0):
-            wrong.append("loss cox: has neither weight nor tau. Leave them out, or take loss logistic")
+        if self.loss in ("cox", "hazard") and (self.weight, self.tau) != ("none", 1.0):
+            wrong.append(f"loss {self.loss}: has neither weight nor tau. Leave them out, or take loss logistic")
         if self.margin != 1 and "hinge" not in self.loss:
             wrong.append(f"margin {self.margin:g}: has no effect with loss {self.loss}, only with hinges. Leave it out")
         if self.age_offset and self.loss not in ("logistic", "cox"):
@@ -138,21 +136,16 @@ class Options(FinetuneOptions):
     def starts(self) -> dict[str, tuple[str, str]]:
         """Arm -> folder, init. Without arms: the one run, in its own folder."""
         inits = {"mae": self.init, "random": RANDOM, "imagenet": IMAGENET}
-        arms = {arm: (store.join(self.output, f"arm-{arm}"), inits[arm]) for arm in self.arms}
+        arms: dict[str, tuple[str, str]] = {
+            arm: (store.join(self.output, f"arm-{arm}"), inits[arm]) for arm in self.arms
+        }
         return arms or {"": (self.output, self.init)}
 
 
 def main(options: Options) -> store.Ledger:
     """One run per folder; a finished one is left as it is."""
-    return _run.once(options, "finetune_survival", work, lambda digest: _ended(options, digest))
-
-
-def _ended(options: Options, digest: str) -> None:
-    """What was kept in case of a kill goes; the evaluation is told."""
-    for folder, _ in options.starts().values():
-        for number in range(1, options.folds + 1) if options.folds else [0]:
-            sweep(store.join(folder, f"fold-{number}") if number else folder, options.stages, digest)
-    print(store.read_bytes(store.join(options.output, "evaluation", "evaluation.txt")).decode(), end="")
+    folders = [folder for folder, _ in options.starts().values()]
+    return _run.once(options, "finetune_survival", work, lambda digest: ended(options, digest, folders))
 
 
 # On every worker
@@ -201,19 +194,16 @@ def _planned(options: Options, digest: str) -> tuple[FaceSet, dict[str, Cohort]]
     plan = cohorts(options, everyone.table, " and ".join(wanted), known, strata, calibrated=False)
     for cohort in plan.values():
         check_events(options.faces, everyone.table.filter(cohort.train))
-        for name, where in cohort.tests.items():
-            if not everyone.table.filter(where).num_rows:
-                raise Refused(
-                    f"--held-out {name}: none of its faces has {' and '.join(wanted)}, so there is nothing to test on. "
-                    "Leave it out, or put them into the manifest and align again."
-                )
+        if options.loss == "hazard":
+            fit_intervals(options.faces, everyone.table.filter(cohort.train))
     return everyone, plan
 
 
 def _begun(options: Options, init: str, faces: FaceSet) -> BegunPredictor:
     begun = begin_predictor(
-        options.encoder if options.model == "fahr" else options.model, options.patch, task="survival", head="value",
-        size=faces.size, init=init, convention=faces.convention, seed=options.seed,
+        options.encoder if options.model == "fahr" else options.model, options.patch, task="survival",
+        head="hazard" if options.loss == "hazard" else "value", size=faces.size, init=init,
+        convention=faces.convention, seed=options.seed,
     )  # fmt: skip
     begun.model.__dict__.pop("config", None)  # of a survival model it has the scale, by which the scorer would divide
     return begun
@@ -222,12 +212,14 @@ def _begun(options: Options, init: str, faces: FaceSet) -> BegunPredictor:
 def _one(options: Options, cohort: Cohort, begun: BegunPredictor, folder: str, digest: str, team: Team) -> _Result:
     train = _train.together(partial(_open, options, cohort.train))
     offset = _train.together(lambda: fit_age_offset(options.faces, train.table)) if options.age_offset else None
+    intervals = fit_intervals(options.faces, train.table) if options.loss == "hazard" else None
     if rank() == 0:
         for note in check_events(options.faces, train.table):
             team.tell({"warning": f"survival: {note}"})
-    outcome = finetune(
-        options, _aim(options, train, offset, team), cohort, copy.deepcopy(begun.model), folder, digest, team
-    )
+    model = copy.deepcopy(begun.model)
+    if intervals is not None and begun.fresh_head:
+        model.start_at(intervals.biases)
+    outcome = finetune(options, _aim(options, train, offset, intervals, team), cohort, model, folder, digest, team)
     some = pc.field("photo_id").isin(train.table["photo_id"].take(one_photo(train.table, options.seed)))
     faces = {"train": _train.together(partial(_open, options, cohort.train & some))}
     faces |= {name: _train.together(partial(_open, options, where)) for name, where in cohort.tests.items()}
@@ -238,25 +230,40 @@ def _one(options: Options, cohort: Cohort, begun: BegunPredictor, folder: str, d
     values = scored.pop("train").values
     scale = _train.together(lambda: fit_risk_scale(values[np.isfinite(values)]))
     risk = {name: standardised(each.values, scale.risk_mean, scale.risk_sd) for name, each in scored.items()}
-    bad = {faces[name].table["photo_id"][row].as_py() for name, each in scored.items() for row in each.bad}
-    result = _Result(cohort, outcome.bad | bad, faces, risk, scale, {})
+    result = _Result(cohort, outcome.bad | unreadable(faces, scored), faces, risk, scale, {})
     if rank() == 0:
         result = replace(result, found={name: _evaluated(options, [result], name, folder) for name in risk})
         _write_table(folder, [result])
-        _save(options, begun, outcome, result, offset, store.join(folder, "checkpoint"), train)
+        _save(options, begun, outcome, result, offset, intervals, store.join(folder, "checkpoint"), train)
     return result
+
+
+def learned(
+    options: Options, cohort: Cohort, folder: str, digest: str, team: Team
+) -> dict[str, tuple[FaceSet, Floats]]:
+    """One model of these people, and what it says of each of the cohort's tests: a trial of jobs/tune.py."""
+    everyone = _train.together(lambda: open_faces(options.faces, cache=options.cache_folder()))
+    begun = _train.together(partial(_begun, options, options.init, everyone))
+    result = _one(options, cohort, begun, folder, digest, team)
+    return {name: (result.faces[name], result.risk[name]) for name in cohort.tests}
 
 
 def _open(options: Options, where: pc.Expression) -> FaceSet:
     return open_faces(options.faces, NEEDED, where, cache=options.cache_folder(), optional=OPTIONAL)
 
 
-def _aim(options: Options, train: FaceSet, offset: AgeOffset | None, team: Team) -> Aim:
-    names = train.table.column_names
+def _aim(
+    options: Options, train: FaceSet, offset: AgeOffset | None, intervals: Intervals | None, team: Team
+) -> Aim:  # fmt: skip
     losses = pair_losses(
         options.loss, weight=options.weight, tau=options.tau, margin=options.margin, offset=offset,
         censoring=censoring_of(train.table) if options.weight == "ipcw" else None,
     )  # fmt: skip
+
+    def task(model: Predictor, recipe: Recipe, augmentation: Augmentation) -> Task:
+        if intervals is not None:
+            return Prediction(model, recipe, hazard_losses(intervals.edges), augmentation)
+        return Comparison(model, recipe, losses, augmentation)
 
     def order(faces: FaceSet, recipe: Recipe) -> tuple[EventBatches, dict[str, Any]]:
         who = Followed.of(faces.table)
@@ -269,10 +276,8 @@ def _aim(options: Options, train: FaceSet, offset: AgeOffset | None, team: Team)
         return made, made.balance.to_json()
 
     return Aim(
-        what="survival", labels=label_columns(names, age=options.age_offset),
-        task=lambda model, recipe, augmentation: Comparison(model, recipe, losses, augmentation),
-        judge=lambda faces, values: judged(faces.table, values, offset),
-        order=order,
+        what="survival", labels=label_columns(train.table.column_names, age=options.age_offset), task=task,
+        judge=lambda faces, values: judged(faces.table, values, offset), order=order,
     )  # fmt: skip
 
 
@@ -327,8 +332,8 @@ def _write_table(folder: str, results: list[_Result]) -> None:
 
 
 def _save(
-    options: Options, begun: BegunPredictor, outcome: Outcome, result: _Result, offset: AgeOffset | None, folder: str,
-    train: FaceSet,
+    options: Options, begun: BegunPredictor, outcome: Outcome, result: _Result, offset: AgeOffset | None,
+    intervals: Intervals | None, folder: str, train: FaceSet,
 ) -> None:  # fmt: skip
     """The checkpoint, with what one request needs."""
     who, stages = Followed.of(train.table).patients(), outcome.stages
@@ -342,6 +347,7 @@ def _save(
     config = {
         "detector": "+".join(train.detectors), "convention": train.convention, "data_digest": train.digest,
         "parent_checkpoint": begun.parent, "origin": begun.origin, "metrics": metrics, **asdict(result.scale),
+        "hazard_edges": None if intervals is None else tuple(intervals.edges.tolist()),
     }  # fmt: skip
     card = (
         f"Fine-tuned to the risk of death on {train.num_rows:,} faces of {len(who):,} people, {who.event.sum():,} of "
@@ -349,6 +355,9 @@ def _save(
     )
     if offset is not None:
         card += f" It learned beside an age offset of {offset.beta:.4f} a year, which is no part of it."
+    if intervals is not None:
+        days = ", ".join(f"{day:g}" for day in intervals.edges[1:])
+        card += f" It is the log of the mean probability of death by {days} days, among batches with more events."
     for name, each in result.found.items():
         card += f"\n\n{name}:\n\n" + "\n".join(f"    {line}" for line in each.ranked.lines())
     save(outcome.model, folder, config=config, card=card, overwrite=True)
@@ -367,7 +376,7 @@ def _told(options: Options, digest: str, everyone: FaceSet, results: dict[str, l
     place = store.join(options.output, "evaluation", "evaluation.txt")
     store.write_bytes(place, ("\n".join(lines) + "\n").encode())
     models = [each for arm in results.values() for each in arm]
-    _ledger(options, digest, everyone, models).write(store.join(options.output, "ledger.json"))
+    _ledger(options, digest, everyone.table, models).write(store.join(options.output, "ledger.json"))
     return {}
 
 
@@ -382,7 +391,11 @@ def _arms(options: Options, results: dict[str, list[_Result]]) -> list[str]:
         table = pa.concat_tables([each.faces[part].table for each in models], promote_options="default")
         fold = np.repeat(np.arange(len(models)), [len(each.risk[part]) for each in models])[known]
         for arm, risk in shown.items():
-            same = {"bootstraps": options.bootstraps, "seed": options.seed, "fold": fold if options.folds else None}
+            same: dict[str, Any] = {
+                "bootstraps": options.bootstraps,
+                "seed": options.seed,
+                "fold": fold if options.folds else None,
+            }
             one = ranked(table.filter(pa.array(known)), risk[known], **same)
             gain = None
             if "random" in shown and arm != "random":
@@ -401,27 +414,17 @@ def _gained(gain: dict[str, float | None] | None) -> str:
     return f"{interval(gain['difference'], gain['low'], gain['high'], '+.3f'):28s}{p}"
 
 
-def _ledger(options: Options, digest: str, everyone: FaceSet, results: list[_Result]) -> store.Ledger:
-    """Every face: learned from or scored, or why it was neither."""
-    photos, table = everyone.table["photo_id"].to_pylist(), everyone.table
-    known = known_outcome(age=options.age_offset)
-    labelled = set(table.filter(known)["photo_id"].to_pylist())
-    no_time = table.filter(pc.field("event").is_valid() & (pc.field("follow_up_days") == 0)).num_rows
-    no_age = table.filter(known_outcome()).num_rows - len(labelled)
-    used, bad = set[str](), set[str]()
-    for result in results:
-        bad |= result.bad
-        for where in (*result.cohort.tests.values(), result.cohort.train):
-            used |= set(table.filter(where)["photo_id"].to_pylist())
-    rejects = {
-        "no_outcome": len(photos) - len(labelled) - no_time - no_age, "no_follow_up": no_time, "no_age": no_age,
-        "not_asked_for": len(labelled - used), "unreadable": len(bad),
+def _ledger(options: Options, digest: str, everyone: pa.Table, results: list[_Result]) -> store.Ledger:
+    """Apart: faces without an outcome, of people who were not followed, and without the age that an offset needs."""
+    known, held = known_outcome(age=options.age_offset), everyone.filter(known_outcome()).num_rows
+    no_time = everyone.filter(pc.field("event").is_valid() & (pc.field("follow_up_days") == 0)).num_rows
+    why = {
+        "no_outcome": everyone.num_rows - held - no_time, "no_follow_up": no_time,
+        "no_age": held - everyone.filter(known).num_rows,
     }  # fmt: skip
-    out = len(photos) - sum(rejects.values())
-    return store.Ledger(
-        "finetune_survival", len(photos), out, {name: count for name, count in rejects.items() if count}, digest,
-        code_version(), {"faces": options.faces},
-    ).check()  # fmt: skip
+    used = [where for each in results for where in (*each.cohort.tests.values(), each.cohort.train)]
+    bad = {photo for each in results for photo in each.bad}
+    return account("finetune_survival", options, digest, everyone, used, bad, known, why)
 
 
 if __name__ == "__main__":

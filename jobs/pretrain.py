@@ -26,12 +26,11 @@ from fahr.config import option
 from fahr.errors import Refused, nearest
 from fahr.models import Decoder, MaeOptions, MaskedAutoencoder, save
 from fahr.models.architecture import SIZES
-from fahr.models.checkpoints.hub import KNOWN
 from fahr.models.reconstructions import draw
 from fahr.report.charts import loss_chart
 from fahr.training.augment import PRESETS, Augmentation
 from fahr.training.background import Background
-from fahr.training.begin import IMAGENET, RANDOM, Begun, begin
+from fahr.training.begin import RANDOM, Begun, begin
 from fahr.training.facesets import FaceSet, open_faces
 from fahr.training.flops import count_flops, peak_flops
 from fahr.training.journal import Journal
@@ -47,7 +46,7 @@ from fahr.training.tasks import Pretraining
 from fahr.training.workers import placed, rank, wrap
 from fahr.version import code_version
 from jobs import _run, _train
-from jobs._run import RunOptions
+from jobs._run import Init, RunOptions
 from jobs._train import Team
 
 SHOWN = 8  # held-out faces in reconstructions.png
@@ -69,7 +68,7 @@ class Options(RunOptions):
 
     model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
     patch: int = option(8, ge=1, help="side of a patch", unit="pixels")
-    init: str = option(RANDOM, help="weights to begin with: random, imagenet, a checkpoint, or a name it is known by")
+    init: Init = option(RANDOM, help="weights to begin with: random, imagenet, a checkpoint, or a name it is known by")
     decoder: DecoderOptions = option(DecoderOptions(), help="the half that is thrown away afterwards")
     mae: MaeOptions = option(MaeOptions(), help="what is hidden and what is predicted")
     augmentation: Augmentation = option(PRESETS["mae"], help="what may happen to a face")
@@ -86,11 +85,6 @@ class Options(RunOptions):
         if given not in SIZES:
             raise ValueError(f"model {given!r}: not one of {', '.join(SIZES)}.{nearest(given, SIZES)}")
         return given
-
-    @field_validator("init")
-    @classmethod
-    def _absolute(cls, given: str) -> str:
-        return given if given in (RANDOM, IMAGENET, *KNOWN) else store.absolute(given)
 
 
 def main(options: Options) -> store.Ledger:

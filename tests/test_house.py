@@ -47,13 +47,13 @@ print(len(names))
     assert int(done.stdout) > 10
 
 
-def test_only_demo_pipeline_and_tests_import_a_job():
+def test_only_demo_pipeline_tune_and_tests_import_a_job():
     for folder in ("jobs", "serve", "benchmarks"):
         for file, names in (
             imports(folder).items() if (ROOT / folder).exists() and any((ROOT / folder).rglob("*.py")) else ()
         ):
             others = {name for name in names if re.match(r"jobs\.[a-z]\w*$", name)} - {f"jobs.{file.stem}"}
-            assert file.stem in ("demo", "pipeline") or not others, (file, others)
+            assert file.stem in ("demo", "pipeline", "tune") or not others, (file, others)
 
 
 def test_pythons_own_platform_module_is_found_from_the_root():

@@ -1,4 +1,7 @@
-"""What the tests of pretraining under kills share: faces, and the curve of a run that nothing disturbed."""
+"""What tests of jobs share: faces that are written once, and the curve of a pretraining that nothing disturbed."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,3 +26,18 @@ def calm_curve(noise: str, tmp_path_factory: pytest.TempPathFactory) -> np.ndarr
     output = str(tmp_path_factory.mktemp("calm") / "run")
     pretrain.main(pretrain.Options.model_validate({**PRETRAINING, "faces": noise, "output": output, "workers": 0}))
     return curve(output)
+
+
+@pytest.fixture(scope="session")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], str]:
+    """A cohort of tests/tools (`FACES`, `COLUMNS`) -> its folder of aligned faces."""
+    places: dict[str, str] = {}
+
+    def place(cohort: Any) -> str:
+        if cohort.__name__ not in places:
+            folder = str(tmp_path_factory.mktemp("cohort") / "aligned")
+            commit_faces(folder, cohort.FACES, rows_per_unit=80, **cohort.COLUMNS)
+            places[cohort.__name__] = folder
+        return places[cohort.__name__]
+
+    return place

@@ -1,6 +1,7 @@
 """Fine-tuning to age as its users run it: stages, early stopping, folds, stopped and gone on with, wrong data."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,15 @@ from fahr.training.facesets import open_faces
 from fahr.training.journal import read_rows
 from fahr.training.run import _Window
 from jobs import finetune_age
+from tools import ages
 from tools.ages import AGES, COLUMNS, COUNT, FACES, SIZE, SPLIT, options, picture
 from tools.faces import commit_faces, jpegs
 from tools.runs import plug_pulled
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("age") / "aligned")
-    commit_faces(folder, FACES, rows_per_unit=80, **COLUMNS)
-    return folder
+def faces(aligned: Callable[[Any], str]) -> str:
+    return aligned(ages)
 
 
 def rows(output: Path, stage: str, kind: str) -> list[dict[str, Any]]:
@@ -94,13 +94,12 @@ def test_the_kept_weights_are_those_of_the_best_judgement(whole: Path) -> None:
     assert told["errors"]["mae"]["value"] == pytest.approx(done["judged"]["mae"], abs=1e-3)
 
 
-@pytest.mark.parametrize("at", [9, 41])  # stage 1 has 40 steps, judged every ten, stage 2 ten
-def test_stopped_dead_in_any_stage_it_ends_with_the_same_numbers(
-    whole: Path, faces: str, tmp_path: Path, at: int
-) -> None:
-    chosen = options(faces, tmp_path / "run")  # a state is written after every judgement
-    with plug_pulled(_Window, "row", after=at):
-        finetune_age.main(chosen)
+def test_stopped_dead_in_either_stage_it_ends_with_the_same_numbers(whole: Path, faces: str, tmp_path: Path) -> None:
+    """In the tenth of the first stage's 40 steps, before a state, and in the second of the other stage's ten."""
+    chosen = options(faces, tmp_path / "run")  # a state is written after every judgement, each ten steps
+    for after in (9, 40 + 1):
+        with plug_pulled(_Window, "row", after=after):
+            finetune_age.main(chosen)
     finetune_age.main(chosen)
     assert story(tmp_path / "run") == story(whole)
     found, expected = (load(str(each / "checkpoint")).state_dict() for each in (tmp_path / "run", whole))
@@ -252,6 +251,9 @@ def test_a_person_or_a_file_on_both_sides_is_refused(tmp_path: Path) -> None:
     subjects = [f"s{number // 2:05d}" for number in range(COUNT)]
     subjects[SPLIT.index("test")] = subjects[0]
     refused(tmp_path / "a", "held-out photos show somebody .*: the person of photo", None, subject_id=subjects)
+    unknown = [None if dataset == "two" else age for dataset, age in zip(COLUMNS["dataset"], AGES, strict=True)]
+    refused(tmp_path / "c", "--held-out two: none of its faces has age", {"held_out": ["two"]}, age=unknown)
+    assert not list((tmp_path / "c").rglob("metrics.jsonl")), "at the start, not after hours"
     files = [f"{number:064x}" for number in range(COUNT)]
     files[SPLIT.index("test")] = files[0]
     refused(tmp_path / "b", "held-out photos show somebody .*: the file of photo", None, source_sha256=files)

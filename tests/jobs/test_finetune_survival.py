@@ -1,6 +1,7 @@
 """Fine-tuning to risk as its users run it: stages, early stopping, arms, folds, kills, wrong data."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fahr import store
 from fahr.biomarkers.risk import standardised
 from fahr.errors import Refused
 from fahr.models import create, load, save
+from fahr.scores import Team, plan_models, score_faces
 from fahr.scoring import Scorer
 from fahr.survival import concordance
 from fahr.survival.cox import fit_cox
@@ -22,8 +24,10 @@ from fahr.training.facesets import open_faces
 from fahr.training.journal import read_rows
 from fahr.training.run import _Window
 from jobs import finetune_survival
+from tools import outcomes
 from tools.faces import commit_faces
 from tools.outcomes import AGE, COLUMNS, COUNT, DAYS, EVENT, FACES, FRAILTY, HAZARD, PERSON, SIZE, SPLIT, options
+from tools.runs import plug_pulled
 
 PHOTOS = [f"p{number:05d}" for number in range(COUNT)]
 TEST = np.array(SPLIT) == "test"
@@ -31,10 +35,8 @@ ONE = [{"name": "all", "samples": 64}]  # two steps: for what does not need a mo
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("survival") / "aligned")
-    commit_faces(folder, FACES, rows_per_unit=80, **COLUMNS)
-    return folder
+def faces(aligned: Callable[[Any], str]) -> str:
+    return aligned(outcomes)
 
 
 @pytest.fixture(scope="module")
@@ -155,28 +157,11 @@ def test_the_kept_weights_are_those_of_the_best_judgement(whole: Path) -> None:
     assert told["ranked"]["c_index"] == pytest.approx(done["judged"]["c_index"], abs=1e-9)
 
 
-class Pulled(BaseException):
-    """The plug."""
-
-
-def test_stopped_dead_in_both_stages_it_ends_with_the_same_numbers(
-    whole: Path, faces: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_dead_in_both_stages_it_ends_with_the_same_numbers(whole: Path, faces: str, tmp_path: Path) -> None:
     """In the fifth of the first stage's 7 steps, which are then made anew; and in the tenth of the second's 30."""
-    seen = 0
-
-    def pull(self: Any, metrics: Any, *rest: Any) -> dict[str, Any]:
-        nonlocal seen
-        seen += 1
-        if seen in (5, 5 + 7 + 10):
-            raise Pulled
-        return real(self, metrics, *rest)
-
-    real = _Window.row
-    monkeypatch.setattr(_Window, "row", pull)
     chosen = options(faces, tmp_path / "run")
-    for stage in ("stage-1-head", "stage-2-all"):
-        with pytest.raises(Pulled):
+    for stage, after in (("stage-1-head", 4), ("stage-2-all", 7 + 9)):
+        with plug_pulled(_Window, "row", after=after):
             finetune_survival.main(chosen)
         assert not (tmp_path / "run" / stage / "stage.json").exists()
     finetune_survival.main(chosen)
@@ -226,6 +211,34 @@ def test_beside_an_age_offset_the_face_learns_frailty_and_less_of_age(whole: Pat
     fit = fit_cox(DAYS[train], EVENT[train] == 1, {"age": AGE[PERSON[train]].round(1)})
     told = load(str(tmp_path / "run" / "checkpoint")).config.metrics["age_offset"]
     assert told["beta_per_year"] == pytest.approx(fit.coefficients[0], rel=1e-6)
+
+
+def test_discrete_hazards_rank_people_too_and_score_as_they_were_judged(faces: str, tmp_path: Path) -> None:
+    """Its ten intervals are of the people learned from; a job that scores opens it and says the same risks."""
+    stages = [{"name": "all", "epochs": 4}]
+    finetune_survival.main(options(faces, tmp_path / "run", loss="hazard", stages=stages))
+    found, where = predictions(tmp_path / "run").set_index("photo_id"), np.array(SPLIT)
+    risk = np.array([found["risk"].get(photo, np.nan) for photo in PHOTOS])
+    for part in ("tune", "test"):
+        assert c_index(risk, where == part) > c_index(HAZARD[PERSON], where == part) - 0.1
+    first = rows(tmp_path / "run", "stage-1-all", "step")[0]["loss"]
+    assert first < 2.5, "fresh hazards of one half would begin at 10 log 2"
+    config = load(str(tmp_path / "run" / "checkpoint")).config
+    train = np.array([number for number in range(0, COUNT, 2) if SPLIT[number] == "train"])
+    died = DAYS[train][EVENT[train] == 1]
+    assert config.hazard_edges[0] == 0 and config.hazard_edges[-1] == died.max()
+    assert np.ptp(np.histogram(died, config.hazard_edges)[0]) <= 3
+    team = Team(plan_models([str(tmp_path / "run" / "checkpoint")], None, None), precision="fp32", batch=16)
+    test = [number for number in range(COUNT) if TEST[number]]
+    table = pa.table({
+        "photo_id": [PHOTOS[number] for number in test], "face": [FACES[number] for number in test],
+        "convention": ["arcface112"] * len(test),
+    })  # fmt: skip
+    scored = score_faces(table, team).scores
+    np.testing.assert_allclose(scored["survival_risk"].to_numpy(), risk[test], atol=1e-3)
+    np.testing.assert_allclose(
+        scored["survival_percentile"].to_numpy(), found["percentile"][table["photo_id"].to_pylist()], atol=1
+    )
 
 
 # Folds and arms
@@ -344,6 +357,13 @@ def test_faces_without_outcomes_or_ages_are_refused_with_the_columns_that_are_mi
         {"held_out": ["two"]},
         event=pa.array(unknown, pa.int8()),
     )
+    died = np.where(np.isin(DAYS, np.unique(DAYS[EVENT == 1])[:9]), EVENT, 0).tolist()
+    refused(
+        tmp_path / "c",
+        "loss hazard: its 10 intervals end on days .* there are [1-9] such",
+        {"loss": "hazard"},
+        event=died,
+    )
     refused(tmp_path / "b", "no Cox model of age .* same for everybody", {"age_offset": True}, age=[50.0] * COUNT)
 
 
@@ -352,6 +372,8 @@ def test_faces_without_outcomes_or_ages_are_refused_with_the_columns_that_are_mi
     [
         ({"loss": "cox", "tau": 2.0}, "loss cox: has neither weight nor tau"),
         ({"loss": "cox", "weight": "gap"}, "loss cox: has neither weight nor tau"),
+        ({"loss": "hazard", "weight": "ipcw"}, "loss hazard: has neither weight nor tau"),
+        ({"loss": "hazard", "age_offset": True}, "age_offset: is a log hazard, and loss hazard has another scale"),
         ({"margin": 2.0}, "margin 2: has no effect with loss logistic"),
         ({"loss": "hinge", "age_offset": True}, "age_offset: is a log hazard, and loss hinge has another scale"),
         ({"stages": [{"name": "a", "balanced": True}]}, "balanced is for ages"),

@@ -12,7 +12,7 @@ import pytest
 
 from fahr import store
 from fahr.cohorts.synthetic import make_cohort
-from fahr.models import load
+from fahr.models import create, load, save
 from tools.faces import commit_faces, jpegs, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,11 +81,11 @@ def _wait_for(port: int, node: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError("the head did not come up in 120 s")
 
 
-def submit(head, *line: str, **more: str) -> subprocess.CompletedProcess[str]:
+def submit(head, *line: str, program: str = "python", **more: str) -> subprocess.CompletedProcess[str]:
     environment, address = head
     command = [
         str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", ".",
-        "--runtime-env", "cluster/runtime-env.yaml", "--", "python", *line,
+        "--runtime-env", "cluster/runtime-env.yaml", "--", program, *line,
     ]  # fmt: skip
     deadline = time.monotonic() + 120
     while True:
@@ -132,6 +132,21 @@ def test_pretrain_runs_as_a_submitted_job(head, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "ray: joined the cluster at" in done.stdout and "workers 2" in done.stdout + done.stderr
     assert load(str(tmp_path / "run" / "checkpoint"), task="mae").config.metrics["samples"] == 64
+
+
+def test_fine_tuning_and_scoring_join_the_cluster_when_submitted(head, tmp_path):
+    """One submission for the three, since each costs a minute: their plans, against the resources of the cluster."""
+    commit_faces(str(tmp_path / "aligned"), jpegs(pictures(8)))
+    save(create("vit_tiny", patch=16, size=32, task="age", seed=0), str(tmp_path / "age"), config={"detector": "mtcnn"})
+    small = "--workers 2 --cpus-per-worker 0.5 --memory-per-worker 0.1 --dry-run"
+    faces = f"--faces {tmp_path}/aligned --output {tmp_path}/out {small}"
+    lines = [f"python jobs/finetune_{what}.py {faces} --init random" for what in ("age", "survival")]
+    lines.append(f"python jobs/score.py {faces} --models {tmp_path}/age")
+    done = submit(head, "-ec", "; ".join(lines), program="sh")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.count("ray: joined the cluster at") == 3, done.stdout[-3000:]
+    for stage in ("finetune_age", "finetune_survival", "score"):
+        assert re.search(rf"^{stage} .*CPU", done.stdout, re.M), done.stdout[-3000:]
 
 
 def test_without_the_token_the_door_is_shut(head, tmp_path):

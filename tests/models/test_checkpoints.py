@@ -103,6 +103,7 @@ PROMISED = [
     "risk_sd",
     "risk_percentiles",
     "quartile_cuts",
+    "hazard_edges",
     "repeatability_sd_years",
     "aging_rate_prior",
     "ood",

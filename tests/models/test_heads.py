@@ -132,6 +132,29 @@ def test_each_head_starts_at_the_mean_age_and_comes_back(head: str, tmp_path: Pa
     assert fresh.head.bias.shape == (HEADS[other],) and torch.equal(fresh.encoder.cls_token, model.encoder.cls_token)
 
 
+def test_a_head_of_hazards_says_one_risk_and_comes_back(tmp_path: Path) -> None:
+    model = create("vit_tiny", size=32, task="survival", head="hazard", seed=0)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.start_at(torch.linspace(-3, -1, 10))
+        outputs = model.outputs(images)
+        assert outputs.shape == (2, 10) and torch.equal(outputs[1], torch.linspace(-3, -1, 10))
+        model.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+        edges = [0.0, *np.arange(1.0, 11) ** 2]
+        save(model, str(tmp_path), config={"hazard_edges": edges})
+        back = load(tmp_path)
+        assert back.config.hazard_edges == tuple(edges) and back.architecture.head == "hazard"
+        dead = 1 - np.cumprod(1 - model.eval().outputs(images).sigmoid().double().numpy(), 1)
+        assert back(images).numpy() == pytest.approx(np.log(dead.mean(1)), abs=1e-5)
+    with pytest.raises(Refused, match=r"has a head of kind 'hazard', not 'value'.*fresh_head=True"):
+        load(tmp_path, task="survival", head="value")
+    with pytest.raises(Refused, match="head 'hazard': is for task 'survival'; task 'age' has the head 'value'"):
+        create("vit_tiny", task="age", head="hazard")
+    with pytest.raises(Refused, match="hazard_edges are the 11 ends .* this one is 'hazard', with 3"):
+        save(model, str(tmp_path / "b"), config={"hazard_edges": [0, 1, 2]})
+
+
 def test_a_checkpoint_from_before_kinds_of_heads_and_normalizations_still_opens(tmp_path: Path) -> None:
     model = create("vit_tiny", size=32, task="age", seed=0)
     save(model, str(tmp_path))

@@ -1,22 +1,21 @@
 """Learning risk: losses of a global batch however it is cut, the judge, the age offset, evaluation over folds."""
 
-import os
+import dataclasses
 import re
-import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from fahr.errors import Refused
+from fahr.models import build
+from fahr.objectives import discrete_time_loss
 from fahr.training.event_batches import EventBatches
 from fahr.training.labels import check_events, check_outcomes
 from fahr.training.loader import Batch
@@ -26,6 +25,8 @@ from fahr.training.outcomes import (
     Followed,
     censoring_of,
     fit_age_offset,
+    fit_intervals,
+    hazard_losses,
     judged,
     known_outcome,
     one_photo,
@@ -33,8 +34,9 @@ from fahr.training.outcomes import (
     strata,
 )
 from fahr.training.risks import Published, evaluated, paired, ranked
-from fahr.training.step import pair_step
-from fahr.training.tasks import Comparison
+from fahr.training.step import pair_step, step
+from fahr.training.tasks import Comparison, Prediction, Task
+from tools.workers import joined, two_workers
 from training import small
 
 ROWS = 512
@@ -72,6 +74,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "exponential": {"weight": "ipcw", "tau": 2.0, "censoring": censoring_of(TABLE)},
     "cox": {"offset": OFFSET},
 }
+INTERVALS = fit_intervals("here", TABLE)
+STEPS = (*LOSSES, "hazard")
 
 
 # One step: 1 x 256 = 4 x 64 = 2 workers x 128
@@ -89,49 +93,35 @@ def batch(start: int, stop: int) -> Batch:
 def one_step(kind: str, micro_batch: int) -> dict[str, Tensor]:
     """Loss and gradients of 256 people, or of this worker's half of them."""
     recipe = small.recipe(global_batch=256, micro_batch=micro_batch, drop_path=0.3, samples=256, warmup_samples=0)
-    task = Comparison(small.predictor("survival"), recipe, pair_losses(kind, **LOSSES[kind]))
+    task: Task
+    if kind == "hazard":
+        shape = dataclasses.replace(small.predictor("survival").architecture, head="hazard")
+        task = Prediction(build(shape, seed=0), recipe, hazard_losses(INTERVALS.edges))
+    else:
+        task = Comparison(small.predictor("survival"), recipe, pair_losses(kind, **LOSSES[kind]))
     optimizer = make_optimizer(task.model, recipe)
     start, stop = 0, 256
     wrapped: Any = task
     if distributed.is_initialized():
         start, stop = 128 * distributed.get_rank(), 128 * (distributed.get_rank() + 1)
         wrapped = DistributedDataParallel(task)
-    outcome = pair_step(wrapped, batch(start, stop), optimizer, recipe)
+    move = step if task.pair_loss is None else pair_step
+    outcome = move(wrapped, batch(start, stop), optimizer, recipe)
     assert outcome.samples == 256 and outcome.moved
     return {"loss": torch.tensor([outcome.loss], dtype=torch.float64)} | small.gradients(task.model)
 
 
 def worker(rank: int, folder: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    meeting = f"file://{folder / 'meeting'}"
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    found = {f"{kind}/{name}": each for kind in LOSSES for name, each in one_step(kind, 128).items()}
-    if rank == 0:
-        safetensors.torch.save_file(found, folder / "found")
-    distributed.barrier()
-    distributed.destroy_process_group()
+    with joined(rank, folder) as found:
+        found |= {f"{kind}/{name}": each for kind in STEPS for name, each in one_step(kind, 128).items()}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What two workers found."""
-    folder = tmp_path_factory.mktemp("workers")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    started = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        errors = [each.communicate(timeout=300)[1].decode() for each in started]
-    finally:
-        for each in started:
-            each.kill()
-    assert [each.returncode for each in started] == [0, 0], "\n".join(errors)
-    return safetensors.torch.load_file(folder / "found")
+    return two_workers(__file__, tmp_path_factory.mktemp("workers"))
 
 
-@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("kind", STEPS)
 def test_256_people_at_once_in_four_parts_and_by_two_workers_make_the_same_step(
     two: dict[str, Tensor], kind: str
 ) -> None:
@@ -181,6 +171,23 @@ def test_scores_that_are_not_finite_are_left_to_the_step_which_names_them() -> N
     for kind in LOSSES:
         loss = pair_losses(kind, **LOSSES[kind])(scores, LABELS)
         assert not bool(loss.isfinite()) and loss.requires_grad
+
+
+def test_hazards_through_the_task_are_those_of_the_objective() -> None:
+    """Loss and gradient of the head's outputs: a mean over faces, entries that are unknown 0, edges of people."""
+    outputs = torch.from_numpy(RNG.normal(size=(ROWS, 10))).requires_grad_()
+    (found,) = torch.autograd.grad(hazard_losses(INTERVALS.edges)(outputs, LABELS).mean(), outputs)
+    entry = np.nan_to_num(LABELS["entry_days"])
+    loss = discrete_time_loss(outputs, LABELS["follow_up_days"], LABELS["event"], INTERVALS.edges, entry=entry)
+    (expected,) = torch.autograd.grad(loss, outputs)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    died = Followed.of(TABLE).patients()
+    counts = np.histogram(died.time[died.event], INTERVALS.edges)[0]
+    assert counts.sum() == died.event.sum() and np.ptp(counts) <= 3, "as many deaths in each, but for equal days"
+    bad = outputs.detach().clone()
+    bad[3, 5] = float("inf")
+    losses = hazard_losses(INTERVALS.edges)(bad, LABELS)
+    assert np.flatnonzero(~losses.isfinite().numpy()).tolist() == [3], "the step names the face"
 
 
 def test_an_offset_of_age_is_a_cox_model_of_age_alone_with_delayed_entry() -> None:

@@ -18,14 +18,11 @@ from fahr.training.loop import Diverged
 from fahr.training.recipe import Recipe
 from fahr.training.run import Desk, Plan, Stopped, gathered, run
 from fahr.training.state import Snapshot, fresh, restore, snapshot
+from tools.runs import Pulled
 from training import small
 
 CPU = torch.device("cpu")
 NEVER_S = 1e9
-
-
-class Pulled(BaseException):
-    """The plug: nothing that a run does about errors may help it."""
 
 
 def recipe(**changes: Any) -> Recipe:

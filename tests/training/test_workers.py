@@ -3,16 +3,12 @@
 Each test starts two processes of this file that meet over loopback, and compares what they did with one process.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
@@ -30,6 +26,7 @@ from fahr.training.state import State, fresh, load, read, save, snapshot
 from fahr.training.step import pair_step, step
 from fahr.training.tasks import Task
 from fahr.training.workers import Strategy, agree, placed, rank, wrap
+from tools.workers import joined, two_workers
 from training import small
 
 KINDS = ("half_painted", "survival")
@@ -179,34 +176,26 @@ def agreements() -> None:
 
 
 def worker(rank: int, folder: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    meeting = f"file://{folder / 'meeting'}"
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    found: Results = {}
-    for kind in KINDS:
-        results, _ = trained(kind)
-        found |= {f"run/{kind}/{name}": each for name, each in results.items()}
-        for cut in (8, 5):
-            found |= {f"step/{kind}/{cut}/{name}": each for name, each in one_step(kind, cut).items()}
-    found |= poisoned_step()
-    _, state = trained("survival", stop_after=2)
-    if rank == 0:
-        save(str(folder / "after-2"), state, "any")
-    distributed.barrier()
-    results, _ = trained("survival", state_file=str(folder / "from-1"))
-    found |= {f"resumed/{name}": each for name, each in results.items()}
-    found |= {f"sharded/{name}": each for name, each in sharded("half_painted", folder).items()}
-    agreements()
-    for strategy in STRATEGIES:
+    with joined(rank, folder) as found:
         for kind in KINDS:
-            results = uneven(kind, strategy, 3)
-            found |= {f"odd/{kind}/{strategy}/{name}": each for name, each in results.items()}
-        stopped(strategy, folder / strategy)
-    if rank == 0:
-        safetensors.torch.save_file(found, folder / "found")
-    distributed.barrier()
-    distributed.destroy_process_group()
+            results, _ = trained(kind)
+            found |= {f"run/{kind}/{name}": each for name, each in results.items()}
+            for cut in (8, 5):
+                found |= {f"step/{kind}/{cut}/{name}": each for name, each in one_step(kind, cut).items()}
+        found |= poisoned_step()
+        _, state = trained("survival", stop_after=2)
+        if rank == 0:
+            save(str(folder / "after-2"), state, "any")
+        distributed.barrier()
+        results, _ = trained("survival", state_file=str(folder / "from-1"))
+        found |= {f"resumed/{name}": each for name, each in results.items()}
+        found |= {f"sharded/{name}": each for name, each in sharded("half_painted", folder).items()}
+        agreements()
+        for strategy in STRATEGIES:
+            for kind in KINDS:
+                results = uneven(kind, strategy, 3)
+                found |= {f"odd/{kind}/{strategy}/{name}": each for name, each in results.items()}
+            stopped(strategy, folder / strategy)
 
 
 @pytest.fixture(scope="module")
@@ -215,18 +204,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     folder = tmp_path_factory.mktemp("workers")
     _, state = trained("survival", stop_after=2)
     save(str(folder / "from-1"), state, "any")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    started = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        errors = [each.communicate(timeout=300)[1].decode() for each in started]
-    finally:
-        for each in started:
-            each.kill()
-    assert [each.returncode for each in started] == [0, 0], "\n".join(errors)
-    return safetensors.torch.load_file(folder / "found"), folder
+    return two_workers(__file__, folder), folder
 
 
 def part(found: Results, prefix: str) -> Results:

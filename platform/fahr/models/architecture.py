@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from fahr.errors import Refused, nearest
-from fahr.objectives.age import HEADS
+from fahr.objectives import age, hazard
 
 # name -> width, depth, number of heads (Dosovitskiy 2021, table 1; Tiny and Small as in DeiT)
 SIZES = {
@@ -20,6 +20,7 @@ SIZES = {
 }
 TASKS = ("mae", "age", "survival")
 ACTIVATIONS = ("gelu", "quick_gelu")  # quick: x * sigmoid(1.702 x), as in CLIP
+HEADS = {**age.HEADS, "hazard": hazard.INTERVALS}  # what the outputs mean -> how many there are
 ADDED = ("pre_norm", "activation", "head")  # keys that the first checkpoints lack: the standard ViT is meant
 FAMILIES = ("faceage", "timm")  # of networks that are no ViT of ours
 FACEAGE_SIZE = 160  # pixels: what its convention, faceage160, cuts
@@ -56,7 +57,7 @@ class Architecture:
     decoder: Decoder | None = None  # of task `mae`, and of no other
     pre_norm: bool = False  # one more LayerNorm, on the tokens before the first block
     activation: str = "gelu"  # between the two layers of an MLP, one of ACTIVATIONS
-    head: str = "value"  # what the outputs of task `age` mean, one of fahr.objectives.age.HEADS
+    head: str = "value"  # what the outputs of task `age` or `survival` mean, one of HEADS
 
     def __post_init__(self) -> None:
         _check_task(self.task, self.head)
@@ -135,7 +136,7 @@ class Backbone:
     size: int  # pixels a side
     task: str  # age or survival
     width: int  # of the features that the head reads
-    head: str = "value"  # one of fahr.objectives.age.HEADS
+    head: str = "value"  # one of HEADS
     channels: float = 1.0  # of `faceage`: its filters, as a share of the published numbers
 
     depth: ClassVar[int] = 0  # blocks that layer decay could tell apart
@@ -185,8 +186,8 @@ def _check_task(task: str, head: str) -> None:
         raise Refused(f"task {task!r}: not one of {', '.join(TASKS)}.{nearest(str(task), TASKS)}")
     if head not in tuple(HEADS):
         raise Refused(f"head {head!r}: not one of {', '.join(HEADS)}.{nearest(str(head), HEADS)}")
-    if head != "value" and task != "age":
-        raise Refused(f"head {head!r}: is for task 'age'; task {task!r} has the head 'value'. Leave it out.")
+    if head != "value" and task != (wanted := "survival" if head == "hazard" else "age"):
+        raise Refused(f"head {head!r}: is for task {wanted!r}; task {task!r} has the head 'value'. Leave it out.")
 
 
 def _check_keys(what: str, kind: type, found: Any, optional: tuple[str, ...] = ()) -> None:

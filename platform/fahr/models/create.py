@@ -67,7 +67,7 @@ def create(
 ) -> MaskedAutoencoder | Predictor:
     """`name`: vit_tiny, vit_small, vit_base or vit_large, of `patch` pixels; faceage or faceage-512; timm: and a name
     of timm's. `size`: 112 pixels unless given, of FaceAge 160. `patch` is of these ViTs alone, `decoder` and `options`
-    of task `mae`, `head` (one of fahr.objectives.age.HEADS) of task `age`.
+    of task `mae`, `head` (one of fahr.models.architecture.HEADS) of the others.
 
     With `seed` the weights are the same in every process, and torch's global generator is left as it was.
     """

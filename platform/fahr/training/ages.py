@@ -40,12 +40,13 @@ class Balance(Options):
         off="none: the median of the years in `reference`",
     )  # fmt: skip
     smooth: int = option(2, ge=0, help="years to either side over which counts are averaged", unit="years", off="0")
+    width: int = option(1, ge=1, help="whole years that are counted together; smooth is a multiple", unit="years")
     reference: tuple[int, int] = option((20, 60), help="the ages, first and last, that are not rare, in years")
 
     def of(self, ages: Floats) -> AgeBalance:
         """(N,) years"""
         return age_balanced_weights(
-            ages, cap=self.cap, target=self.target, smooth=self.smooth, reference=self.reference
+            ages, cap=self.cap, target=self.target, smooth=self.smooth, width=self.width, reference=self.reference
         )
 
 

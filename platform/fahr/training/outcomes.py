@@ -1,6 +1,7 @@
 """Learning risk from faces: whose outcome is known, what is minimised, and what is watched.
 
     task = Comparison(model, recipe, pair_losses("logistic"), augmentation)
+    task = Prediction(model, recipe, hazard_losses(edges), augmentation)
     row = judged(tune.table, scored.values)             # "score": 1 - C, lower is better
 
 A table has subject_id, follow_up_days, event and, where they are known, entry_days and age of each photo; all times are
@@ -15,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, as_tensor
+from torch import Tensor, as_tensor, where
 
 from fahr.cohorts.folds import drawn
 from fahr.errors import Refused
 from fahr.objectives import cox_loss, ranking_loss
+from fahr.objectives.hazard import discrete_time_losses, event_edges, first_hazard_biases
 from fahr.objectives.ranking import KINDS
 from fahr.objectives.weights import Censoring
 from fahr.survival import censoring_survival, concordance
@@ -156,6 +158,37 @@ def pair_losses(
         )
 
     return loss
+
+
+@dataclass(frozen=True, eq=False)
+class Intervals:
+    """Of a head `hazard`, which has an output for each: where they end, and everybody's hazards, to begin with."""
+
+    edges: Floats  # (K + 1,) days, the first 0
+    biases: Tensor  # (K,) logits
+
+
+def fit_intervals(place: str, table: pa.Table) -> Intervals:
+    """As many deaths in each, one row a person (delayed entry). Refused: fewer days of death than intervals."""
+    some = Followed.of(table).patients()
+    try:
+        edges = event_edges(some.time, some.event)
+    except Refused as error:
+        raise Refused(f"{place}: {error}") from error
+    return Intervals(edges, first_hazard_biases(some.time, some.event, edges, entry=some.entry))
+
+
+def hazard_losses(edges: Floats) -> Callable[[Tensor, Labels], Tensor]:
+    """Outputs (n, K) of a head `hazard` and labels -> (n,), one a face; `edges`: K + 1 days. Each face is judged alone,
+    so that neither micro-batches nor workers change it. Outputs that are not finite give losses that are not."""
+
+    def losses(outputs: Tensor, labels: Labels) -> Tensor:
+        sound = outputs.isfinite().all(1)
+        time, event = (np.asarray(labels[name], np.float64) for name in NEEDED)
+        known = where(sound[:, None], outputs, 0.0)
+        return where(sound, discrete_time_losses(known, time, event, edges, entry=entries(labels)), float("nan"))
+
+    return losses
 
 
 # What is watched

@@ -110,7 +110,7 @@ def evaluated(
     fold: ArrayLike | None = None,
 ) -> Evaluation:
     """(N,) risks as they are shown and their percentiles among the people learned from, none missing. `table` may have
-    age and sex."""
+    age and sex. With folds Uno's concordance is not told: each fold's clock and curve of censoring are its own."""
     first = ranked(table, risk, bootstraps=bootstraps, seed=seed, fold=fold)
     if not table.num_rows:
         return Evaluation(first, None, None)
@@ -118,8 +118,9 @@ def evaluated(
     if age is not None:
         who = Followed.of(table, fold)
         beside = redundancy(
-            who.time, who.event, risk, age, entry=who.entry, subject=who.subject, bootstraps=bootstraps, seed=seed
-        )
+            who.time, who.event, risk, age, sex=column(table, "sex"), entry=who.entry, subject=who.subject,
+            bootstraps=bootstraps, seed=seed, uno=fold is None,
+        )  # fmt: skip
     who = Followed.of(table)
     quarters = quartile_hazards(
         who.time, who.event, percentiles, QUARTERS, age=age, sex=column(table, "sex"), entry=who.entry,

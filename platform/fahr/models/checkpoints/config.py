@@ -25,6 +25,7 @@ from fahr.errors import Refused, nearest
 from fahr.models.architecture import Architecture, Backbone, architecture_from_json
 from fahr.models.mae import MaeOptions
 from fahr.models.normalization import Normalization, Triple
+from fahr.objectives.hazard import INTERVALS
 
 FORMAT: Literal[1] = 1
 
@@ -101,6 +102,8 @@ class CheckpointConfig(_Part):
     # Of the risk as it is shown: standardised where the two above are known. From least to greatest, evenly spaced.
     risk_percentiles: Annotated[tuple[float, ...], Field(min_length=2), AfterValidator(_ascending)] | None = None
     quartile_cuts: Annotated[Triple, AfterValidator(_ascending)] | None = None
+    # Of a head `hazard`: days from the photo, the first 0, between which each output tells the hazard.
+    hazard_edges: Annotated[tuple[float, ...], AfterValidator(_ascending)] | None = None
     repeatability_sd_years: Interval | None = None
     aging_rate_prior: dict[Literal["short", "mid", "long"], dict[str, float]] | None = None
     ood: dict[str, JsonValue] | None = None
@@ -113,6 +116,11 @@ class CheckpointConfig(_Part):
                 raise ValueError(f"{key} {value!r} contradicts the architecture, which has {wanted!r}")
         if self.mae_options is not None and self.task != "mae":
             raise ValueError(f"mae_options belong to task 'mae', not to {self.task!r}")
+        if self.hazard_edges is not None and (shape.head, len(self.hazard_edges)) != ("hazard", INTERVALS + 1):
+            raise ValueError(
+                f"hazard_edges are the {INTERVALS + 1} ends of the intervals of a head 'hazard'; this one is "
+                f"{shape.head!r}, with {len(self.hazard_edges)}"
+            )
         if (self.risk_mean is None) != (self.risk_sd is None):
             raise ValueError(f"risk_mean {self.risk_mean}, risk_sd {self.risk_sd}: a scale has both or neither")
         if self.risk_percentiles is not None and self.quartile_cuts is not None:

@@ -89,7 +89,7 @@ def load(
     `location`: a folder of `save`, a weights file of another project, both local or s3://, or one of hub.KNOWN.
     `task`, `size`: refused if the checkpoint has another. `interpolate` permits another size. `fresh_head` takes the
     encoder alone and starts what `task` puts on it (the head; for `mae` the decoder) from `seed`. `head`: the kind of a
-    fresh one (value), or the kind that the checkpoint must have; one of fahr.objectives.age.HEADS.
+    fresh one (value), or the kind that the checkpoint must have; one of fahr.models.architecture.HEADS.
     `num_heads`, `decoder_heads`: of files of other projects, where width / 64 and width / 32 are wrong. `activation`:
     likewise, where quick_gelu is wrong for a file with CLIP's names (some of OpenCLIP), or gelu for another.
     `expect_...`: what the faces at hand are like. Another convention or normalization is refused, another detector
