@@ -42,6 +42,7 @@ def _member(config: Mapping[str, Any], heads: Heads, members: Mapping[int, Setti
     pool = heads.kept.take(heads.pool)
     fold = folds(pool.table, heads.task, heads.tune_folds, seed=seed)
     settings.pop("head_lr", None)
+    curve = curve[: parts - 1]  # a copy of a member that has ended does the last part again, at its own rate
     for part in range(len(curve) + 1, parts + 1):
         settings |= {PARTS: parts, f"{PART}{part}": float(config["head_lr"])}
         judged = list(cross_validated(pool, heads.setup(settings), metric, fold, seed=seed))

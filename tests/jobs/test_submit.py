@@ -146,7 +146,7 @@ def test_fine_tuning_and_scoring_join_the_cluster_when_submitted(head, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert done.stdout.count("ray: joined the cluster at") == 3, done.stdout[-3000:]
     for stage in ("finetune_age", "finetune_survival", "score"):
-        assert re.search(rf"^{stage} .*CPU", done.stdout, re.M), done.stdout[-3000:]
+        assert re.search(rf"^{stage}: .*CPU", done.stdout, re.M), done.stdout[-3000:]
 
 
 def test_without_the_token_the_door_is_shut(head, tmp_path):
