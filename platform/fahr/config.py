@@ -26,7 +26,7 @@ from fahr.version import code_version
 
 PREFIX = "FAHR_"
 # Not options of a job: where detector and model weights lie, read by what loads them; statistics without compiled code.
-RESERVED = {"FAHR_WEIGHTS", "FAHR_NO_NUMBA"}
+RESERVED = {"FAHR_WEIGHTS", "FAHR_NO_NUMBA", "FAHR_TOKENS"}
 
 Location = Annotated[
     str, AfterValidator(store.absolute)

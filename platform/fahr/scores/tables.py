@@ -37,13 +37,13 @@ def write_csv(folder: str, rows: int, *, most_rows: int = MOST_ROWS) -> bool:
     if rows >= most_rows:
         store.delete(location)
         return False
-    table = pa.concat_tables(read_scores(folder, _flat), promote_options="permissive").sort_by("photo_id")
+    table = pa.concat_tables(read_scores(folder, flat), promote_options="permissive").sort_by("photo_id")
     with store.atomic_writer(location) as file:
         pa.csv.write_csv(table, file)
     return True
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def flat(table: pa.Table) -> pa.Table:
     """Cells that hold several values as JSON, which a CSV can hold."""
     for number, field in enumerate(table.schema):
         if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
