@@ -78,9 +78,11 @@ def _first(time: Floats, survival: Floats) -> float | None:
 def kaplan_meier(time: Floats, event: Flags, *, entry: Floats | None = None) -> Curve:
     """Arrays (n,), checked by `read_people`. At risk at t is who has entry < t <= time: at equal times, events come
     before censorings and before entries."""
-    ends = np.sort(time)
+    dead, left = np.sort(time[event]), np.sort(time[~event])
+    ends = np.sort(np.concatenate((dead, left)), kind="stable")  # two rising runs: merged, not sorted again
     entries = None if entry is None else np.sort(entry)
-    times, died = np.unique(time[event], return_counts=True)
+    first = np.flatnonzero(np.diff(dead, prepend=np.nan))  # of each distinct time; nan differs from all
+    times, died = dead[first], np.diff(first, append=len(dead))
     at_risk = len(time) - np.searchsorted(ends, times, "left")
     if entries is not None:
         at_risk = at_risk - (len(time) - np.searchsorted(entries, times, "left"))
