@@ -47,7 +47,7 @@ def connect() -> None:
             include_dashboard=False,
             object_store_memory=LOCAL_STORE_BYTES,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
 
 
@@ -71,7 +71,7 @@ def check(pools: Sequence[Pool], remedy: str) -> str:
 
     One CPU is left for Ray Data's own tasks (reading, splitting): without it the plan would wait for ever.
     """
-    has = ray.cluster_resources()
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray has no types for it
     asked = {
         "CPU": sum(pool.actors * pool.cpus for pool in pools) + 1,
         "GPU": sum(pool.actors * pool.gpus for pool in pools),

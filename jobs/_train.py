@@ -8,6 +8,7 @@ cluster. States are ours (fahr.training.keeper), not Ray's: one format and one w
 run does not depend on which of Ray's checkpoints was registered before a node died.
 """
 
+import functools
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -23,8 +24,14 @@ from typing import Any, Literal, TypeVar
 import ray
 import ray.train
 import torch
+from ray._private.ray_constants import KV_NAMESPACE_DASHBOARD
 from ray.exceptions import RayError
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.experimental.internal_kv import _internal_kv_get
+from ray.train.torch import TorchConfig, get_device
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train has them, but other types
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import distributed
 
@@ -33,9 +40,9 @@ from fahr.errors import Refused
 from fahr.progress import progress
 from fahr.training.step import world_size
 from jobs import _cluster
+from jobs._board import Board, Row
 
 T = TypeVar("T")
-Row = Mapping[str, Any]
 
 
 class WorkerOptions(JobOptions):
@@ -217,30 +224,32 @@ def _on_ray(
         "RAY_TRAIN_NCCL_RAS_ACTION": "fail",
     }.items():
         os.environ.setdefault(variable, str(value))
-    board = Board.options(  # on this node: it must not die with a worker's
+    actor: Any = Board  # Ray types it as the class
+    board = actor.options(  # on this node: it must not die with a worker's
         scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     ).remote()
     scratch = tempfile.mkdtemp(prefix="fahr-train-")  # Ray's notes about the run; what we go on from is in the output
-    trainer = TorchTrainer(
-        _work_on_ray,
-        train_loop_config={"work": work, "options": options, "digest": digest, "board": board},
+    given = {"work": work, "options": options, "digest": digest, "board": board}
+    trainer = _Trainer(
+        functools.partial(_work_on_ray, given),  # Ray's train_loop_config makes its controller load all of the work
         torch_config=TorchConfig(timeout_s=int(options.collective_timeout)),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ScalingConfig(
             num_workers=options.num_workers,
             use_gpu=options.gpus_per_worker > 0,
             resources_per_worker=_resources(options),
             elastic_resize_monitor_interval_s=options.resize_seconds,
         ),
-        run_config=ray.train.RunConfig(
+        run_config=RunConfig(
             name=name,
             storage_path=scratch,
             callbacks=list(callbacks),
-            failure_config=ray.train.FailureConfig(max_failures=options.max_failures),
+            failure_config=FailureConfig(max_failures=options.max_failures),
         ),
     )
     try:
         with _Bar(unit) as bar, _watching(board, bar):
-            return dict(trainer.fit().return_value)
+            ended: Any = trainer.fit()  # its type is that of older runs, which returned nothing
+            return dict(ended.return_value)
     except ray.train.TrainingFailedError as error:
         for failure in getattr(error, "worker_failures", {}).values():
             cause = getattr(failure, "_base_exc", failure)
@@ -250,6 +259,20 @@ def _on_ray(
     finally:
         ray.kill(board)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Trainer(TorchTrainer):
+    """Ray's, without two processes that would do nothing for a run of ours but take time to load.
+
+    One hands out shards of Ray's datasets, which we do not use. The other frees what a lost controller had reserved: to
+    know of that it asks the dashboard, and where none runs it holds up the end of a run by 12 s, still asking. (A Ray
+    without a dashboard is one that this process has started, and ends with it.)
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        dashboard = _internal_kv_get("webui:url", namespace=KV_NAMESPACE_DASHBOARD)  # empty where none runs
+        idle = (DatasetsCallback,) if dashboard else (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, idle)]
 
 
 def _resources(options: WorkerOptions) -> dict[str, float]:
@@ -271,26 +294,12 @@ def _work_on_ray(config: dict[str, Any]) -> dict[str, Any]:
         lambda row: ray.train.report(dict(row)),
     )
     try:
-        return config["work"](options, config["digest"], team)
+        told: dict[str, Any] = config["work"](options, config["digest"], team)
+        return told
     except Refused as error:
         if world_size() > 1 and not isinstance(error, RefusedTogether):
             raise  # the others do not know of it: only the end of the group frees them
         return {"refused": str(error)}
-
-
-@ray.remote(num_cpus=0)
-class Board:
-    """What the first worker last told, for whoever watches."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def tell(self, row: Row) -> None:
-        self.rows = [*self.rows[-99:], row]
-
-    def news(self) -> list[Row]:
-        rows, self.rows = self.rows, []
-        return rows
 
 
 def _teller(board: Any) -> Callable[[Row], None]:

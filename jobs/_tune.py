@@ -229,7 +229,7 @@ def most_concurrent(asked: int | None, each: Mapping[str, float], flag: str) -> 
     if most >= wanted:
         cores = os.cpu_count() or 1 if machines == 1 else most
         return asked or max(1, min(most, int((cores + 1e-9) // each.get("CPU", 1.0))))
-    told = ", ".join(
+    told = ". It needs ".join(
         f"{wanted} x {each[name]:g} = {wanted * each[name]:g} {name}; the cluster has {has[name]:g}"
         for name, number in fits.items() if number < wanted
     )  # fmt: skip

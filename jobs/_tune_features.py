@@ -23,7 +23,6 @@ from ray import tune
 
 from fahr import store
 from fahr.config import Options as Group
-from fahr.errors import Refused
 from fahr.faces.rows import decode
 from fahr.scores import plan_faces, read_faces
 from fahr.scoring import Scorer
@@ -33,7 +32,7 @@ from fahr.search.people import folds
 from fahr.search.settings import configured, head_stages
 from fahr.training.begin import begin_predictor
 from fahr.training.facesets import data_digest
-from fahr.training.head_trials import AgeLesson, HeadStage, Lesson, RiskLesson
+from fahr.training.head_trials import AgeLesson, HazardLesson, HeadStage, Lesson, RiskLesson
 from fahr.training.recipe import Recipe
 from fahr.training.sampling import Ints
 from jobs import _cluster, _tune
@@ -157,13 +156,13 @@ class Heads:
         """The job's configuration with these settings, as far as a head needs it. Refused: what the job refuses."""
         plain = configured(self.base, self.task, settings)
         chosen: Any = self.options.model_validate(plain)
-        if chosen.loss == "hazard":
-            raise Refused("loss hazard: is not learned on frozen features alone. Give --mode full, or another loss.")
         stages = [Stage.model_validate(each) for each in head_stages(plain, self.task)]
 
         def lesson(table: pa.Table) -> Lesson:
             if self.task == "age":
                 return AgeLesson(table, loss=chosen.loss, balance=chosen.balance)
+            if chosen.loss == "hazard":
+                return HazardLesson(table, events=chosen.events)
             return RiskLesson(
                 table, loss=chosen.loss, weight=chosen.weight, tau=chosen.tau, margin=chosen.margin,
                 events=chosen.events, age_offset=chosen.age_offset,

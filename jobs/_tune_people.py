@@ -5,7 +5,7 @@ check_space(space, plain, options.task, job)
 people = read_people(options, plain)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from types import ModuleType
@@ -17,9 +17,10 @@ from pydantic import ValidationError
 
 from fahr.config import read_yaml
 from fahr.errors import Refused
+from fahr.search.choice import ends
 from fahr.search.people import SPLITS, Parts, folds, part
-from fahr.search.settings import Plain, configured, with_head
-from fahr.search.spaces import Range, Settings, Space, Value
+from fahr.search.settings import Plain, configured, with_head, without_stage
+from fahr.search.spaces import Settings, Space, Value
 from fahr.training.facesets import FaceSet, open_faces
 from fahr.training.labels import check_ages, check_events, check_leaks, check_outcomes
 from fahr.training.outcomes import ENTRY, NEEDED, known_outcome
@@ -45,13 +46,25 @@ def base_options(options: Any, job: ModuleType) -> tuple[Plain, Plain]:
 def check_space(space: Space, plain: Mapping[str, Any], task: str, job: ModuleType) -> None:
     """Refused, each with the job's own words: values that the job refuses."""
     wrong: dict[str, None] = {}
+    refused: set[Value] = set()  # losses: nothing more is said about what lies beside them
     for settings in _ends(space, plain):
+        name, value = list(settings.items())[-1]
+        if name != "loss" and settings.get("loss") in refused:
+            continue
         try:
             job.Options.model_validate(with_head(configured(plain, task, settings), task))
         except ValidationError as error:
-            told = ", ".join(f"{name} {value}" for name, value in settings.items())
-            wrong |= {f"space: {told}: {_rule(one)}": None for one in error.errors()}
+            wrong |= {f"space: {name} {value}: {_rule(one)}.": None for one in error.errors()}
+            refused |= {value} if name == "loss" else set()
     if wrong:
+        raise Refused("\n".join([*wrong, f"Give values that jobs/finetune_{task}.py takes."]))
+
+
+def check_stages(names: Iterable[str], plain: Mapping[str, Any], task: str) -> None:
+    """Refused: parameters of a stage that the configuration does not have."""
+    idle = without_stage(plain, task)
+    if wrong := [f"space.{name}: has no effect, since no stage of the configuration {idle[name]}. Leave it out, or "
+                 "give --base a file with such a stage." for name in names if name in idle]:  # fmt: skip
         raise Refused("\n".join(wrong))
 
 
@@ -60,19 +73,14 @@ def _ends(space: Space, plain: Mapping[str, Any]) -> Iterator[Settings]:
     parameters = space.parameters("full")
     losses = space.possible("loss") or (plain["loss"],)
     for name, parameter in parameters.items():
-        ends: tuple[Value, ...] = (
-            (parameter.at(0), parameter.at(1)) if isinstance(parameter, Range) else parameter.grid()
-        )
-        for loss, value in product(losses, ends):
-            beside: Settings = {} if name == "loss" else {"loss": loss}
-            if name == "loss" or space.applies(name, {**beside, name: value}):
+        others: list[Settings] = [{}] if name == "loss" else [{"loss": loss} for loss in losses]
+        for beside, value in product(others, ends(parameter)):
+            if space.applies(name, {**beside, name: value}):
                 yield {**(beside if "loss" in parameters else {}), name: value}
-                if name == "loss":
-                    continue
 
 
 def _rule(problem: Any) -> str:
-    return str(problem["msg"]).removeprefix("Value error, ")
+    return str(problem["msg"]).removeprefix("Value error, ").rstrip(".")
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,10 +153,11 @@ def _summary(
     options, metric = found.options, METRICS[found.task]
     parameters = found.space.parameters(found.speed)
     kinds = {"features": "a head on frozen features", "full": "the job itself"}
+    finalist = "so was each finalist" if found.speed == found.final_speed else f"each finalist {kinds['full']}"
     rows = _aside_table(found)
     people = len(set(rows["subject_id"].to_pylist()))
     notes = [
-        f"A trial of the sweep was {kinds[found.speed]}; a finalist {kinds[found.final_speed]}.",
+        f"Each trial of the sweep was {kinds[found.speed]}, {finalist}.",
         "People of the splits test and calibrate were never looked at.",
     ]
     if found.speed == "features":

@@ -30,7 +30,7 @@ from fahr.search.winner import Finalist
 from fahr.training.facesets import data_digest
 from jobs import _cluster, _tune, _tune_features, _tune_full, _tune_pbt
 from jobs._tune import Desk, Planned, SweepPlan
-from jobs._tune_people import base_options, check_space, read_people
+from jobs._tune_people import base_options, check_space, check_stages, read_people
 from jobs._tune_results import Search, told, write_trials
 
 QUIET_S = 30.0  # between two tables in a log file
@@ -41,6 +41,7 @@ def search(options: Any, job: ModuleType) -> store.Ledger:
     plain, file = base_options(options, job)
     space = read_space(options.task, options.searched())
     check_space(space, plain, options.task, job)
+    check_stages(space.parameters("full" if options.mode == "full" else "features"), plain, options.task)
     if options.scheduler == "pbt":
         _check_population(space)
     found = Search(options, job, space, plain, file)
@@ -48,7 +49,7 @@ def search(options: Any, job: ModuleType) -> store.Ledger:
     chooser = Chooser(space, found.speed, options.search, seed=options.seed, default=default)
     total = min(options.samples, chooser.most or options.samples)
     if left := space.left_out(found.speed):
-        print(f"tune: {', '.join(left)}: only a full trial can judge them; they stay as they are (--mode full)")
+        print(f"tune: not searched, since only full trials (--mode full) can judge it: {', '.join(left)}")
     if options.scheduler == "asha" and {"head_epochs", "epochs"} & set(chooser.parameters):
         print("tune: asha compares trials after as many passes, when a short one has ended: it favours short ones")
     concurrent = _resources(found)
@@ -92,7 +93,7 @@ def _resources(found: Search) -> dict[str, int]:
             "memory": workers * options.memory_per_worker * 2**30,
         }
         each = {name: amount for name, amount in each.items() if amount}
-        flag = f"--workers (now {options.workers}) or what each reserves"
+        flag = f"--workers (now {options.workers}), --cpus-per-worker, --gpus-per-worker or --memory-per-worker"
         made["full"] = _tune.most_concurrent(options.concurrent, each, flag)
     for speed, number in made.items():
         print(f"tune: {number} {speed} trials at a time")
@@ -155,6 +156,7 @@ def _prepare(found: Search, speeds: set[str]) -> None:
             device="cuda" if options.gpus_per_worker else "cpu",
         )  # fmt: skip
         kept, folder = _tune_features.embed(embedding, people.table, options.features_folder(), _embed_pool(options))
+        _check_encoder(found, store.name(folder))
         print(f"tune: {len(kept.features):,} faces as {kept.features.shape[1]} numbers each lie in {folder}")
         there = np.isin(people.table["photo_id"].to_pylist(), kept.table["photo_id"].to_pylist())
         number = np.cumsum(there) - 1
@@ -166,6 +168,18 @@ def _prepare(found: Search, speeds: set[str]) -> None:
         found.data["full"] = {
             "whole": _tune_full.Whole(options.task, found.job, found.plain, found.place("full"), people.ids())
         }
+
+
+def _check_encoder(found: Search, features: str) -> None:
+    """`features`: the digest of what made them. Options and faces have been compared: it tells of the weights."""
+    place = found.place("encoder.json")
+    if store.create_bytes(place, json.dumps({"features": features}).encode()):
+        return
+    if json.loads(store.read_bytes(place))["features"] != features:
+        raise Refused(
+            f"--init {found.options.init}: holds other weights than when the search in {found.options.output} began, "
+            "so trials of then and now cannot be compared. Give the checkpoint of then, or another --output."
+        )
 
 
 # Trials
@@ -215,6 +229,9 @@ def _sweep(
                 _population(found, chooser, total, desk, concurrent)
             else:
                 _run(found, found.speed, todo, chooser.ask, desk, concurrent)
+        except KeyboardInterrupt:
+            print(f"tune: {len(trials)} of {total} trials are made. With --resume this search goes on", file=sys.stderr)
+            raise
         finally:
             write_trials(found, list(trials.values()))
             shown(len(desk.running), True)
@@ -251,12 +268,15 @@ def _check_population(space: Space) -> None:
         )
 
 
-def _judged(trials: list[Trial], what: str) -> list[Trial]:
-    """Refused by none: a search without a metric has failed, and says by what."""
+def _judged(trials: list[Trial], what: Literal["trials", "finalists"]) -> list[Trial]:
+    """In order. A search in which none has a metric has failed, and says by what."""
     if not any(each.score is not None and each.state == "done" for each in trials):
         error, often = commonest_error(trials)
-        why = f"{often} of {len(trials)} by: {error}" if often else "none of them ran to its end"
-        raise RuntimeError(f"none of {len(trials)} {what} gave a metric, {why}")
+        why = f"{often} of {len(trials)} by: {error.rstrip('.')}" if often else "none of them ran to its end"
+        again = "They are tried again with --resume."
+        if what == "trials":
+            again = "They are not tried again: mend that, or search other values, and give another --output."
+        raise RuntimeError(f"none of {len(trials)} {what} gave a metric, {why}. {again}")
     return sorted(trials, key=lambda each: each.number)
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -219,7 +219,7 @@ def _joined(options: Options, labels: "Labels | None", schema: pa.Schema, accoun
     pattern = re.compile(options.pattern) if options.pattern else None
     root = options.photos.rstrip("/")
     for ids in _photos(options, account):
-        columns: dict[str, object] = {"photo_id": ids, "uri": [f"{root}/{each}" for each in ids]}
+        columns: dict[str, Any] = {"photo_id": ids, "uri": [f"{root}/{each}" for each in ids]}
         if pattern:
             found = [match.groupdict() if (match := pattern.fullmatch(each)) else {} for each in ids]
             account.outside_pattern += sum(not each for each in found)

@@ -13,7 +13,7 @@ the best of these, and the default, are then measured once on the people kept as
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from fahr import store
 from fahr.config import JobOptions, Location, option
@@ -89,6 +89,13 @@ class Options(JobOptions):
         None, help="local folder for a copy of the faces", off="none: OUTPUT/cache, or the system's if that is s3://",
         result=False,
     )  # fmt: skip
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _names(cls, space: Any) -> Any:
+        if space is not None and not isinstance(space, dict | str):
+            raise ValueError("give parameters and values, such as {tau: [0.5, 2], events: {low: 0.1, high: 0.5}}")
+        return space
 
     @model_validator(mode="after")
     def _fits(self) -> "Options":

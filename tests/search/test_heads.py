@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from fahr.errors import Refused
 from fahr.search.choice import Chooser
 from fahr.search.heads import Kept, Setup, cross_validated, refitted
 from fahr.search.metrics import METRICS
 from fahr.search.people import folds, part
 from fahr.search.spaces import read_space
 from fahr.training.ages import Balance
-from fahr.training.head_trials import AgeLesson, HeadStage, NotFinite, RiskLesson, first_head, learn
+from fahr.training.head_trials import AgeLesson, HazardLesson, HeadStage, NotFinite, RiskLesson, first_head, learn
 from fahr.training.recipe import Recipe
 
 WIDTH = 24
@@ -91,6 +92,37 @@ def test_what_is_found_is_what_the_features_say_and_the_same_seed_finds_it_again
     again = [each for _, each in cross_validated(cohort, risk_setup(), METRICS["survival"], fold, seed=0)]
     assert again == found
     np.testing.assert_array_equal(refitted(both, *rows, risk_setup(), seed=0, until=8), risk)
+
+
+def test_a_hazard_head_minimises_what_is_told_of_each_interval_and_ranks_new_people() -> None:
+    cohort, others = risk_cohort(300, seed=6), risk_cohort(1500, seed=7)
+    entry = np.where(np.arange(300) % 3, 0.0, np.floor(cohort.table["follow_up_days"].to_numpy() / 3))
+    late = cohort.table.append_column("entry_days", pa.array(entry))
+    lesson = HazardLesson(late, events=0.3)
+    head = first_head(WIDTH, lesson, 0)
+    rows = np.arange(0, 300, 7)
+    outputs = head(torch.from_numpy(cohort.features[rows])).detach()
+    edges = np.concatenate([[0], np.quantile(  # tenths of the days of death
+        late["follow_up_days"].to_numpy()[late["event"].to_numpy() == 1], np.arange(1, 11) / 10, method="inverted_cdf"
+    )])  # fmt: skip
+    told = 0.0
+    for logits, row in zip(outputs.double().numpy(), rows.tolist(), strict=True):
+        days, died, since = (float(late[name][row].as_py()) for name in ("follow_up_days", "event", "entry_days"))
+        for logit, begin, end in zip(logits, edges[:-1], edges[1:], strict=True):
+            chance, middle = 1 / (1 + np.exp(-logit)), (begin + end) / 2
+            if died and begin < days <= end:
+                told -= np.log(chance)
+            elif since <= middle and (days > end if died else days >= middle):
+                told -= np.log(1 - chance)
+    assert float(lesson.loss(outputs, rows)) == pytest.approx(told / len(rows), rel=1e-5)
+    setup = Setup(lambda table: HazardLesson(table, events=0.3), stages({"base_lr": 0.1, "epochs": 8}))
+    both = Kept(np.concatenate([cohort.features, others.features]), pa.concat_tables([cohort.table, others.table]))
+    risk = refitted(both, np.arange(300), np.arange(300, 1800), setup, seed=0, until=8)
+    pairs = refitted(both, np.arange(300), np.arange(300, 1800), risk_setup(), seed=0, until=8)
+    found, beside = (METRICS["survival"].measured(others.table, each).value for each in (risk, pairs))
+    assert found > 0.7 and abs(found - beside) < 0.03
+    with pytest.raises(Refused, match="10 intervals end on days on which somebody learned from had the event"):
+        HazardLesson(cohort.table.slice(0, 8), events=0.3)
 
 
 def age_cohort(people: int, seed: int) -> Kept:

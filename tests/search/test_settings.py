@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from fahr.errors import Refused
-from fahr.search.settings import changes, configured, current, head_stages
+from fahr.search.settings import changes, configured, current, head_stages, without_stage
 from fahr.search.spaces import DEFAULTS, read_space
 from jobs import finetune_age, finetune_survival
-from jobs._tune_people import check_space
+from jobs._tune_people import check_space, check_stages
 
 JOBS: dict[str, Any] = {"survival": finetune_survival, "age": finetune_age}
 OWN = {"faces": "/f", "init": "random", "output": "/o"}
@@ -105,6 +105,30 @@ def test_every_corner_of_the_usual_space_is_taken_by_the_job(task: str) -> None:
 def test_values_that_the_job_refuses_are_refused_before_anything_runs(given: dict[str, Any], told: str) -> None:
     with pytest.raises(Refused, match=told):
         check_space(read_space("survival", given), options("survival"), "survival", finetune_survival)
+
+
+def test_a_loss_that_the_job_does_not_know_is_told_once_and_the_rest_is_told_too() -> None:
+    given = {"loss": ["coxx", "logistic", "cox"], "events": {"low": 0.1, "high": 0.9}, "layer_decay": [0.5, 2]}
+    with pytest.raises(Refused) as told:
+        check_space(read_space("survival", given), options("survival"), "survival", finetune_survival)
+    lines = str(told.value).splitlines()
+    assert [line.split(":")[1] for line in lines[:-1]] == [" loss coxx", " layer_decay 2", " events 0.9"]
+    assert lines[-1] == "Give values that jobs/finetune_survival.py takes."
+
+
+def test_a_parameter_of_a_stage_that_there_is_not_is_refused() -> None:
+    head = {"name": "head", "freeze": "encoder", "epochs": 2}
+    alone = options("age", stages=[head])
+    with pytest.raises(Refused, match="space.cap: has no effect, since no stage of .* is balanced") as told:
+        check_stages(["loss", "cap", "base_lr", "head_lr"], alone, "age")
+    assert "space.base_lr: has no effect, since no stage of the configuration moves the encoder" in str(told.value)
+    assert "loss" not in without_stage(alone, "age") and "layer_decay" in without_stage(alone, "age")
+    for task in ("survival", "age"):
+        assert not without_stage(options(task), task) and not without_stage(laptop(task)[1], task)
+    for name in without_stage(alone, "age"):  # true: the job's stages stay as they are, whatever the value
+        value = {"blocks": 2, "smooth": 3, "width": 5}.get(name, 0.4)
+        made = configured(alone, "age", {name: value})
+        assert made["stages"] == alone["stages"], name
 
 
 def test_a_schedule_is_the_head_stage_in_parts_with_rates_of_their_own() -> None:

@@ -1,5 +1,6 @@
 """Search spaces: what they hold, what they refuse, and which settings the choosers draw from them."""
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 
 from fahr.errors import Refused
 from fahr.search.choice import METHODS, Chooser, holds
-from fahr.search.spaces import DEFAULTS, FULL, Range, read_space
+from fahr.search.spaces import DEFAULTS, FULL, SPACES, Range, Space, read_space
 
 ROOT = Path(__file__).resolve().parents[2]
 SURVIVAL = DEFAULTS["survival"]
@@ -24,14 +25,15 @@ NOW = {"loss": "logistic", "tau": 1.0, "margin": 1.0, "weight": "none", "events"
         ({"tua": [1]}, "no such parameter. Did you mean 'tau'?"),
         ({"tau": {"low": 3, "high": 1}}, "low 3 is not below high 1"),
         ({"tau": {"low": 0, "high": 1, "log": True}}, "begins above 0"),
-        ({"tau": {"low": 1}}, "space.tau.high"),
+        ({"tau": {"low": 1}}, "space.tau.high: is missing: a range is"),
+        ({"tau": {"low": 1, "hihg": 2}}, "space.tau.hihg: no such word of a range. Did you mean 'high'?"),
         ({"tau": 3}, "neither a list of values nor a range"),
         ({"loss": []}, "empty list"),
         ({"loss": ["cox", "cox"]}, "each value once"),
         ({"loss": {"low": 1, "high": 2}}, "one of a few values"),
         ({"head_epochs": {"low": 1.5, "high": 3, "whole": True}}, "whole ends"),
-        ({"loss": ["logistic", "cox"], "margin": [1, 2]}, "only hinges do"),
-        ({"loss": ["cox"], "tau": [1, 2]}, "loss cox has none"),
+        ({"tau": {"low": 1, "high": float("inf")}}, "give finite numbers"),
+        ({"tau": [1.0, float("nan")]}, "give finite numbers"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused_with_the_reason(given: dict[str, Any], told: str) -> None:
@@ -41,8 +43,8 @@ def test_a_space_that_cannot_be_searched_is_refused_with_the_reason(given: dict[
 
 def test_everything_wrong_with_a_space_is_told_at_once() -> None:
     with pytest.raises(Refused) as refused:
-        read_space("survival", {"tau": {"low": 3, "high": 1}, "loss": [], "events": 3})
-    assert all(f"space.{name}" in str(refused.value) for name in ("tau", "loss", "events"))
+        read_space("survival", {"tau": {"low": 3, "high": 1}, "loss": [], "events": 3, "tua": [1]})
+    assert all(f"space.{name}" in str(refused.value) for name in ("tau", "loss", "events", "tua"))
 
 
 @pytest.mark.parametrize("task", ["survival", "age"])
@@ -93,11 +95,43 @@ def test_a_grid_is_every_combination_once_and_needs_its_values() -> None:
         Chooser(read_space("survival", {"tau": {"low": 1, "high": 2}}), "features", "grid", seed=0, default=NOW)
 
 
-def test_a_parameter_that_never_has_an_effect_is_refused() -> None:
-    space = read_space("survival", {"margin": [0.5, 1.0]})
-    with pytest.raises(Refused, match="has no effect, since the job's loss is logistic"):
-        Chooser(space, "features", "random", seed=0, default=NOW)
-    Chooser(space, "features", "random", seed=0, default={**NOW, "loss": "hinge"})
+@pytest.mark.parametrize(
+    ("task", "given", "now", "told"),
+    [
+        ("survival", {"margin": [0.5, 1.0]}, {}, "space.margin: has no effect with loss logistic: it takes loss hinge"),
+        ("survival", {"loss": ["logistic", "cox"], "margin": [1, 2]}, {}, "has no effect with loss logistic or cox"),
+        ("survival", {"loss": ["cox", "hazard"], "weight": ["gap"]}, {}, "weight: has no effect with loss cox or"),
+        ("survival", {"tau": [1, 2]}, {"loss": "hazard"}, "space.tau: has no effect with loss hazard"),
+        ("age", {"width": [1, 2]}, {"cap": 1}, "space.width: has no effect with cap 1: it takes cap above 1"),
+        ("age", {"loss": ["l1"], "cap": [1], "smooth": [0, 1]}, {}, "space.smooth: has no effect with cap 1"),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_never_has_an_effect_is_refused(
+    task: str, given: dict[str, Any], now: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(Refused, match=re.escape(told)):
+        Chooser(read_space(task, given), "features", "random", seed=0, default={**NOW, "cap": 20, **now})
+
+
+def test_what_has_an_effect_with_one_of_the_values_searched_is_not_refused() -> None:
+    space = read_space("survival", {"loss": ["cox", "hinge"], "margin": [0.5, 1.0], "tau": [1.0, 2.0]})
+    chooser = Chooser(space, "features", "grid", seed=0, default=NOW)
+    assert {"margin" in chooser.ask(number) for number in range(1, chooser.most or 0)} == {True, False}
+    Chooser(read_space("survival", {"margin": [0.5]}), "features", "tpe", seed=0, default={**NOW, "loss": "hinge"})
+    balance = {"cap": {"low": 1, "high": 3, "whole": True}, "width": [1, 2]}
+    Chooser(read_space("age", balance), "features", "tpe", seed=0, default={})
+
+
+def test_both_jobs_share_what_is_not_of_one_and_the_loss_is_drawn_before_what_hangs_on_it() -> None:
+    for task in ("survival", "age"):
+        names = list(read_space(task, DEFAULTS[task]).parameters("full"))
+        decided = [name for name in names if read_space(task, DEFAULTS[task]).needs(name)]
+        assert decided, "so that the next line says something"
+        for name in decided:
+            other, _ = read_space(task, DEFAULTS[task]).needs(name) or ("", "")
+            assert names.index(other) < names.index(name), (other, name)
+    shared = set(Space.model_fields)
+    assert len(shared) == 10 and all(shared <= set(kind.model_fields) for kind in SPACES.values())
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])

@@ -45,6 +45,8 @@ def test_stopped_and_failed_trials_are_never_ranked() -> None:
     assert [each.number for each in ranked([twin, DONE])] == [1, 9], "of equals, the earlier"
     assert commonest_error([FAILED, DONE, replace(FAILED, error="b"), FAILED]) == (FAILED.error, 2)
     assert commonest_error([DONE]) == ("", 0)
+    same = [replace(FAILED, error=f"scores that spread over {spread:.4g}, too wide") for spread in (81.5, 8e9, 791)]
+    assert commonest_error([replace(FAILED, error="b")] * 2 + same) == (same[0].error, 3), "numbers aside"
 
 
 def test_the_live_table_tells_the_best_the_default_the_time_left_and_the_commonest_error() -> None:
@@ -55,7 +57,7 @@ def test_the_live_table_tells_the_best_the_default_the_time_left_and_the_commone
     lines = live.lines([DEFAULT, *better, FAILED], running=2, elapsed_s=80.0, fresh=4)
     assert lines[0] == "tune: 8 of 10 trials (7 done, 1 failed), 2 running, about 40 s left"
     assert lines[2].split()[:2] == ["9", "0.7900"] and "0 = default  0.6500" in lines[-2], "shown though it is not best"
-    assert "1 failed, most by: kind" in lines[-1]
+    assert "1 failed, 1 by: kind" in lines[-1]
     assert live.lines([], running=0, elapsed_s=1.0) == ["tune: 0 of 10 trials (none ended yet), 0 running"]
 
 

@@ -110,14 +110,21 @@ class Chooser:
         return self._space.applies(name, {**self._fixed, **beside})
 
     def _check_effects(self) -> None:
-        if "loss" in self.parameters:  # then the space itself has looked
-            return
+        """Refused: a parameter that has no effect beside any value of what decides about it."""
+        wrong = []
         for name in self.parameters:
-            if not self._applies(name, {}):
-                raise Refused(
-                    f"space.{name}: has no effect, since the job's loss is {self._fixed.get('loss')} and loss is not "
-                    "searched. Leave it out, or search loss too."
+            if (needed := self._space.needs(name)) is None:
+                continue
+            other, wanted = needed
+            values = ends(self.parameters[other]) if other in self.parameters else (self._fixed[other],)
+            if not any(self._space.applies(name, {other: value}) for value in values):
+                told = " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+                wrong.append(
+                    f"space.{name}: has no effect with {other} {told}: it takes {other} {wanted}. Leave it out, or "
+                    f"search such a {other}."
                 )
+        if wrong:
+            raise Refused("\n".join(wrong))
 
     def _cells(self) -> list[Settings]:
         for name, parameter in self.parameters.items():
@@ -134,6 +141,11 @@ class Chooser:
                 for made in ([{name: value} for value in parameter.grid()] if applies else [{}])
             ]  # fmt: skip
         return [cell for cell in cells if cell != self.default]
+
+
+def ends(parameter: Parameter) -> tuple[Value, ...]:
+    """All values of a choice, both ends of a range."""
+    return parameter.values if isinstance(parameter, Choice) else (parameter.at(0), parameter.at(1))
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:

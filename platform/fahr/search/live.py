@@ -42,7 +42,7 @@ class Live:
             lines += ["  " + "  ".join(f"{cell:{w}s}" for cell, w in zip(row, widths, strict=True)) for row in rows]
         error, often = commonest_error(trials)
         if often:
-            lines.append(f"  {often} failed, most by: {error[:150]}")
+            lines.append(f"  {states['failed']} failed, {often} by: {error[:150]}")
         return [line.rstrip() for line in lines]
 
 

@@ -94,6 +94,20 @@ def changes(base: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[s
     return told
 
 
+def without_stage(options: Mapping[str, Any], task: str) -> dict[str, str]:
+    """Parameters about stages that the configuration does not have -> what such a stage would do."""
+    stages = options["stages"]
+    found: dict[str, str] = {}
+    if all(_is_head(stage) for stage in stages):
+        found |= dict.fromkeys(("layer_decay", "drop_path"), "moves the encoder")
+    if _main(stages) is None:
+        found |= dict.fromkeys(("base_lr", "blocks", "epochs"), "moves the encoder")
+    if task == "age" and not any(stage["balanced"] for stage in stages):
+        names = ("cap", "width", "smooth", "target", "stage_b_rate", "stage_b_epochs")
+        found |= dict.fromkeys(names, "is balanced")
+    return found
+
+
 def _is_head(stage: Mapping[str, Any]) -> bool:
     return bool(stage["freeze"] == "encoder" and not stage["blocks"])
 

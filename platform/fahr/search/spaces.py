@@ -9,6 +9,7 @@ configuration has it. Speeds: `features` (a head on frozen features) and `full` 
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Literal
 
 from pydantic import ValidationError, model_validator
@@ -33,6 +34,8 @@ class Range(Options):
 
     @model_validator(mode="after")
     def _possible(self) -> "Range":
+        if not (isfinite(self.low) and isfinite(self.high)):
+            raise ValueError(f"from {self.low:g} to {self.high:g}: give finite numbers")
         if not self.low < self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}. Give a range, or leave it out")
         if self.log and self.low <= 0:
@@ -65,6 +68,8 @@ class Choice(Options):
     def _different(self) -> "Choice":
         if len(set(self.values)) < len(self.values):
             raise ValueError(f"{', '.join(map(str, self.values))}: each value once")
+        if strange := [each for each in self.values if not isinstance(each, str) and not isfinite(each)]:
+            raise ValueError(f"{strange[0]}: give finite numbers, or names")
         return self
 
     def at(self, share: float) -> Value:
@@ -78,7 +83,18 @@ Parameter = Range | Choice
 
 
 class Space(Options):
-    """Base: a list becomes a Choice, and nothing that can never have an effect is searched."""
+    """Parameters of both jobs; those of one are in its subclass. The loss comes first: it decides about others."""
+
+    loss: Choice | None = option(None, help="what is minimised")
+    weight_decay: Range | Choice | None = option(None, help="AdamW's")
+    global_batch: Range | Choice | None = option(None, help="how many decide one step", unit="people or samples")
+    head_lr: Range | Choice | None = option(None, help="rate of the head, alone on frozen features", unit="per step")
+    head_epochs: Range | Choice | None = option(None, help="length of that", unit="passes")
+    base_lr: Range | Choice | None = option(None, help="rate of the stages that move the encoder", unit="per step")
+    layer_decay: Range | Choice | None = option(None, help="how much slower each block learns than the next")
+    drop_path: Range | Choice | None = option(None, help="share of images that skip the last block", unit="share")
+    blocks: Choice | None = option(None, help="last blocks that learn in the main stage, the rest frozen; or all")
+    epochs: Range | Choice | None = option(None, help="length of the main stage", unit="passes")
 
     @classmethod
     def about(cls, name: str) -> str:
@@ -88,6 +104,10 @@ class Space(Options):
     def applies(self, name: str, settings: Mapping[str, Value]) -> bool:
         """Whether it has an effect beside these."""
         return True
+
+    def needs(self, name: str) -> tuple[str, str] | None:
+        """The parameter that decides whether it has an effect, and with which values; None: it always has."""
+        return None
 
     def parameters(self, speed: Literal["features", "full"]) -> dict[str, Parameter]:
         """Those that a trial of this speed can judge, which decide about others first."""
@@ -114,34 +134,10 @@ PAIRS = ("logistic", "hinge", "squared_hinge", "exponential")
 class SurvivalSpace(Space):
     """Parameters of jobs/finetune_survival.py."""
 
-    loss: Choice | None = option(None, help="what is minimised")
     tau: Range | Choice | None = option(None, help="divides the difference of two scores", unit="score")
     margin: Range | Choice | None = option(None, help="of the hinges: by how much the worse should lead", unit="tau")
     weight: Choice | None = option(None, help="what a pair counts for: none, ipcw, gap")
     events: Range | Choice | None = option(None, help="least share of a batch that has the event", unit="share")
-    weight_decay: Range | Choice | None = option(None, help="AdamW's")
-    global_batch: Range | Choice | None = option(None, help="people that decide one step", unit="people")
-    head_lr: Range | Choice | None = option(None, help="rate of the head, alone on frozen features", unit="per step")
-    head_epochs: Range | Choice | None = option(None, help="length of that", unit="passes")
-    base_lr: Range | Choice | None = option(None, help="rate of the stages that move the encoder", unit="per step")
-    layer_decay: Range | Choice | None = option(None, help="how much slower each block learns than the next")
-    drop_path: Range | Choice | None = option(None, help="share of images that skip the last block", unit="share")
-    blocks: Choice | None = option(None, help="last blocks that learn in the main stage, the rest frozen; or all")
-    epochs: Range | Choice | None = option(None, help="length of the main stage", unit="passes")
-
-    @model_validator(mode="after")
-    def _fits(self) -> "SurvivalSpace":
-        losses = self.possible("loss")
-        if losses and self.margin is not None and not any("hinge" in str(each) for each in losses):
-            raise ValueError(
-                f"margin is searched, and no loss of {', '.join(map(str, losses))} has one: only hinges do. Leave "
-                "margin out, or add hinge to loss"
-            )
-        if losses and not set(losses) & set(PAIRS):
-            idle = [name for name in ("tau", "weight") if getattr(self, name) is not None]
-            if idle:
-                raise ValueError(f"{' and '.join(idle)} searched, and loss {losses[0]} has none. Leave it out")
-        return self
 
     def applies(self, name: str, settings: Mapping[str, Value]) -> bool:
         loss = str(settings.get("loss", "logistic"))
@@ -149,11 +145,15 @@ class SurvivalSpace(Space):
             return loss in PAIRS
         return "hinge" in loss if name == "margin" else True
 
+    def needs(self, name: str) -> tuple[str, str] | None:
+        if name in ("tau", "weight"):
+            return "loss", f"{', '.join(PAIRS[:-1])} or {PAIRS[-1]}"
+        return ("loss", "hinge or squared_hinge") if name == "margin" else None
+
 
 class AgeSpace(Space):
     """Parameters of jobs/finetune_age.py."""
 
-    loss: Choice | None = option(None, help="what is minimised")
     cap: Range | Choice | None = option(None, help="no face is drawn more often than this, as a multiple", unit="times")
     width: Choice | None = option(None, help="bins in which ages are counted", unit="years")
     smooth: Range | Choice | None = option(None, help="bins to either side over which counts are averaged", unit="bins")
@@ -162,18 +162,12 @@ class AgeSpace(Space):
         None, help="rate of the balanced stage, as a share of that of the stage before it", unit="share"
     )
     stage_b_epochs: Range | Choice | None = option(None, help="length of the balanced stage", unit="passes")
-    weight_decay: Range | Choice | None = option(None, help="AdamW's")
-    global_batch: Range | Choice | None = option(None, help="samples that decide one step", unit="samples")
-    head_lr: Range | Choice | None = option(None, help="rate of the head, alone on frozen features", unit="per step")
-    head_epochs: Range | Choice | None = option(None, help="length of that", unit="passes")
-    base_lr: Range | Choice | None = option(None, help="rate of the stages that move the encoder", unit="per step")
-    layer_decay: Range | Choice | None = option(None, help="how much slower each block learns than the next")
-    drop_path: Range | Choice | None = option(None, help="share of images that skip the last block", unit="share")
-    blocks: Choice | None = option(None, help="last blocks that learn in the main stage, the rest frozen; or all")
-    epochs: Range | Choice | None = option(None, help="length of the main stage", unit="passes")
 
     def applies(self, name: str, settings: Mapping[str, Value]) -> bool:
-        return name not in ("width", "smooth", "target") or settings.get("cap") != 1  # a cap of 1 balances nothing
+        return self.needs(name) is None or settings.get("cap") != 1  # a cap of 1 balances nothing
+
+    def needs(self, name: str) -> tuple[str, str] | None:
+        return ("cap", "above 1") if name in ("width", "smooth", "target") else None
 
 
 SPACES: dict[str, type[Space]] = {"survival": SurvivalSpace, "age": AgeSpace}
@@ -215,13 +209,14 @@ def read_space(task: str, given: Mapping[str, Any]) -> Space:
     kind = SPACES[task]
     if not given:
         raise Refused("space: is empty: there is nothing to search. Name a parameter, or leave `space` out for all.")
-    unknown = [f"space.{name}: no such parameter.{nearest(name, kind.model_fields)}" for name in given
-               if name not in kind.model_fields]  # fmt: skip
-    if unknown:
-        raise Refused("\n".join([*unknown, f"Those of {task}: {', '.join(kind.model_fields)}."]))
     found: dict[str, Parameter] = {}
-    wrong: list[str] = []
+    wrong = [f"space.{name}: no such parameter.{nearest(str(name), kind.model_fields)}" for name in given
+             if name not in kind.model_fields]  # fmt: skip
+    if wrong:
+        wrong.append(f"Those of {task}: {', '.join(kind.model_fields)}.")
     for name, value in given.items():
+        if name not in kind.model_fields:
+            continue
         listed = isinstance(value, list | tuple)
         try:
             found[name] = Choice(values=tuple(value)) if listed else Range.model_validate(value)
@@ -243,6 +238,10 @@ def _told(name: str, problem: Any) -> str:
     rule = problem["msg"].removeprefix("Value error, ").rstrip(".")
     if problem["type"] == "model_type":
         rule = f"{problem['input']!r} is neither a list of values nor a range such as {{low: 0.1, high: 10}}"
+    if problem["type"] == "missing":
+        rule = "is missing: a range is {low: 0.1, high: 10}, a choice a list such as [0.1, 1]"
+    if problem["type"] == "extra_forbidden":
+        rule = f"no such word of a range.{nearest(str(problem['loc'][-1]), Range.model_fields)}".rstrip(".")
     if problem["type"] == "too_short":
         rule = "an empty list: give at least one value, or leave it out"
     return f"{where}: {rule}."

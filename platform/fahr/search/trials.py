@@ -9,6 +9,7 @@ One small file each, local or s3://, whole or not there.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,14 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def commonest_error(trials: Sequence[Trial]) -> tuple[str, int]:
-    """And how often it came; "" where none failed."""
-    errors = Counter(each.error for each in trials if each.state == "failed")
-    return errors.most_common(1)[0] if errors else ("", 0)
+    """The first of its kind, and how often that came, whatever the numbers in it; "" where none failed."""
+    failed = [each.error for each in trials if each.state == "failed"]
+    kinds = Counter(_kind(each) for each in failed)
+    if not kinds:
+        return "", 0
+    kind, often = kinds.most_common(1)[0]
+    return next(each for each in failed if _kind(each) == kind), often
+
+
+def _kind(error: str) -> str:
+    return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", error)

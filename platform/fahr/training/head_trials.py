@@ -18,10 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fahr.objectives.age import HEADS, LOSSES, first_biases, years
+from fahr.objectives.hazard import INTERVALS, hazard_risk
 from fahr.training.ages import Balance, age_losses
 from fahr.training.event_batches import EventBatches
 from fahr.training.optimizer import set_rate
-from fahr.training.outcomes import AgeOffset, Floats, Followed, censoring_of, fit_age_offset, pair_losses
+from fahr.training.outcomes import (
+    AgeOffset,
+    Floats,
+    Followed,
+    censoring_of,
+    fit_age_offset,
+    fit_intervals,
+    hazard_losses,
+    pair_losses,
+)
 from fahr.training.recipe import Recipe
 from fahr.training.sampling import Ints, Order
 from fahr.training.schedule import rate
@@ -75,6 +85,9 @@ class RiskLesson:
         return None
 
     def loss(self, outputs: Tensor, rows: Ints) -> Tensor:
+        return self._loss(outputs[:, 0], self._labels(rows))
+
+    def _labels(self, rows: Ints) -> dict[str, Any]:
         who = self._who
         labels: dict[str, Any] = {
             "follow_up_days": who.time[rows], "event": who.event[rows], "subject_id": self._person[rows],
@@ -83,12 +96,34 @@ class RiskLesson:
             labels["entry_days"] = who.entry[rows]
         if self._age is not None:
             labels["age"] = self._age[rows]
-        return self._loss(outputs[:, 0], labels)
+        return labels
 
     def values(self, outputs: Tensor, table: pa.Table) -> Floats:
         """(n, 1) -> (n,) risks, as they are judged: with what age says where that was learned beside it."""
         found: Floats = outputs[:, 0].double().numpy()
         return found if self._offset is None else found + self._offset.of(table["age"].to_numpy())
+
+
+class HazardLesson(RiskLesson):
+    """Loss `hazard`: a probability of dying for each interval of time, of each photo alone."""
+
+    outputs = INTERVALS
+
+    def __init__(self, table: pa.Table, *, events: float) -> None:
+        super().__init__(table, loss="cox", weight="none", tau=1.0, margin=1.0, events=events, age_offset=False)
+        self._intervals = fit_intervals("the people learned from", table)
+        self._losses = hazard_losses(self._intervals.edges)
+
+    def first_bias(self) -> Tensor:
+        return self._intervals.biases
+
+    def loss(self, outputs: Tensor, rows: Ints) -> Tensor:
+        return self._losses(outputs, self._labels(rows)).mean()
+
+    def values(self, outputs: Tensor, table: pa.Table) -> Floats:
+        """(n, K) -> (n,) risks"""
+        found: Floats = hazard_risk(outputs).double().numpy()
+        return found
 
 
 class AgeLesson:
