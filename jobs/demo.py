@@ -31,7 +31,7 @@ from fahr.cohorts.synthetic.truth import (
 from fahr.config import JobOptions, Location, option
 from fahr.errors import Refused
 from fahr.training.journal import read_rows
-from jobs import align, finetune_age, finetune_survival, index, pretrain, score
+from jobs import align, finetune_age, finetune_survival, index, pretrain, score, tune
 from jobs._finetune import Stage
 
 
@@ -47,6 +47,7 @@ class Options(JobOptions):
     samples: int = option(24_000, help="faces shown to the model, again and again", unit="faces", ge=640)
     age_samples: int = option(9_000, help="faces shown to it to learn age", unit="faces", ge=640)
     risk_samples: int = option(6_000, help="faces shown to it to learn who dies first", unit="faces", ge=320)
+    trials: int = option(10, help="settings of the ranking loss that are tried", unit="trials", ge=2)
     seed: int = option(0, help="another seed, other people", unit="any whole number", ge=0)
 
 
@@ -68,6 +69,7 @@ def main(options: Options) -> None:
     model = _stage("model", options, lambda options, place: _pretrain(aligned, options.samples, options.seed, place))
     age = _stage("age", options, lambda options, place: _learn_age(aligned, model, options, place))
     risk = _stage("survival", options, lambda options, place: _learn_risk(aligned, model, options, place))
+    _stage("settings", options, lambda options, place: _tune(aligned, model, options, place))
     scores = _stage("scores", options, lambda options, place: _score(aligned, [age, risk], place))
     truth = pq.read_table(store.join(people, "truth.parquet"))
     _face_ages_against_the_truth(scores, truth)
@@ -208,6 +210,20 @@ def _learn_risk(aligned: str, model: str, options: Options, place: str) -> None:
     )
     if not told["c_index"] > RANKED:
         raise RuntimeError(f"C-index {told['c_index']:.2f}, more than {RANKED} is expected: nothing was learned")
+
+
+def _tune(aligned: str, model: str, options: Options, place: str) -> None:
+    """Settings of the ranking loss on frozen features: does the best beat the default on people kept aside?"""
+    tune.main(
+        tune.Options(
+            task="survival", faces=aligned, init=store.join(model, "checkpoint"), output=place, samples=options.trials,
+            tune_folds=3, finalists=1, seeds=2, bootstraps=200, seed=options.seed,
+            space={
+                "loss": ["logistic", "hinge", "cox"], "tau": {"low": 0.1, "high": 10.0, "log": True},
+                "events": {"low": 0.1, "high": 0.5},
+            },
+        )
+    )  # fmt: skip
 
 
 def _score(aligned: str, models: list[str], place: str) -> None:

@@ -12,7 +12,7 @@ from jobs import demo
 @pytest.mark.usefixtures("cluster")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
     options = demo.Options(
-        output=str(tmp_path / "demo"), subjects=250, samples=4800, age_samples=2560, risk_samples=640
+        output=str(tmp_path / "demo"), subjects=250, samples=4800, age_samples=2560, risk_samples=640, trials=2
     )
     monkeypatch.setattr(demo, "LEARNED", 1.0)
     monkeypatch.setattr(demo, "GUESSED", 1.0)  # half a minute of learning teaches that little
@@ -26,6 +26,8 @@ def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp
     assert "unseen people are misjudged by" in told and "deviation found and planted" in told
     assert "of two unseen people the one who died first had the higher risk" in told
     assert (tmp_path / "demo" / "age" / "evaluation" / "test-predicted.png").stat().st_size > 10_000
+    assert (tmp_path / "demo" / "settings" / "search.html").stat().st_size > 100_000
+    assert (tmp_path / "demo" / "settings" / "best.yaml").exists()
     scores = store.Ledger.read(str(tmp_path / "demo" / "scores" / "ledger.json")).check()
     assert scores.rows_in == store.Ledger.read(str(tmp_path / "demo" / "aligned" / "ledger.json")).rows_out
     shutil.rmtree(tmp_path / "demo" / "manifest")  # as if it had been stopped there
