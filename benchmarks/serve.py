@@ -1,0 +1,489 @@
+"""Requests a second over HTTP: the Ray Serve application against plain servers of the same model, and a bare loop.
+
+python benchmarks/serve.py [SECONDS] [ROUNDS] [--model vit_base] [--photos]
+
+One JPEG a request, bf16, closed loop at 1, 8 and 32 clients, then a fixed offered load and an overload. All servers
+are up at once and take turns, a window of SECONDS each, ROUNDS times; what Ray takes while idle is told. By default a
+request is an aligned face, so that the network is what is measured; `--photos` sends whole photos: detect, align,
+score, against the same code under uvicorn alone. The client is this process, on the same cores.
+
+  ray serve        serve/app.py: ingress -> aligner (which only decodes, without --photos) -> backbone
+  fastapi, batched what a good engineer writes: one process, a queue, a batch of whatever waits
+  fastapi, 1 by 1  what one writes first: one process, a face at a time
+  same code, plain (--photos) our own ingress, aligner and backbone in one process, without Ray
+  litserve         where it is installed (.venv-bench), batches of 16 within 5 ms
+  bare loop        no HTTP: decode and score in batches of 16
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from _rounds import median_range
+
+from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
+from fahr.faces import AlignedFace, Rejection
+from fahr.faces.quality import QUALITY_FIELDS, Quality
+from fahr.faces.rows import decode, encode
+from fahr.models import create, load, save
+from fahr.scoring import Scorer
+
+# This file is called as the package that it measures: its folder must not be where anybody looks for `serve`.
+sys.path.remove(str(Path(__file__).resolve().parent))
+
+BATCH, DISTINCT = 16, 64
+CLIENTS = (1, 8, 32)
+ROOT = Path(__file__).resolve().parents[1]
+LITSERVE = ROOT / ".venv-bench" / "bin" / "python"
+PATH = "/v1/face-age"
+
+
+# What is sent
+
+
+def make_model(folder: str, name: str) -> str:
+    """Random weights, with a head whose answers spread over years."""
+    model = create(name, patch=16, size=112, task="age", seed=0)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.randn(model.head.weight.shape, generator=torch.Generator().manual_seed(0)))
+        model.head.bias.fill_(50.0)
+    save(model, f"{folder}/age", config={"detector": "mtcnn", "metrics": {"flip": False}})
+    return f"{folder}/age"
+
+
+def make_files(whole: bool) -> list[bytes]:
+    """Rendered people: photos of 480 px, or faces of 112 px as jobs/align.py keeps them."""
+    options = CohortOptions(size_px=480 if whole else 256)
+    made = []
+    for number in range(DISTINCT):
+        face = render_face(seed=0, subject=number, photo=0, apparent_age=20.0 + number, frailty=0.0, options=options)
+        small = np.asarray(cv2.resize(face.image, (112, 112), interpolation=cv2.INTER_AREA), np.uint8)
+        made.append(jpeg(face.image, 90) if whole else encode(small, "jpeg"))
+    return made
+
+
+def posted(file: bytes, port: int) -> bytes:
+    """A request, as curl -F photo=@FILE sends it."""
+    edge = "--------------------------fahr"
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
+    body = head.encode() + file + f"\r\n--{edge}--\r\n".encode()
+    lines = (
+        f"POST {PATH} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Type: multipart/form-data; boundary={edge}",
+        f"Content-Length: {len(body)}", "", "",
+    )  # fmt: skip
+    return "\r\n".join(lines).encode() + body
+
+
+# The client: nothing but sockets, so that the servers have the cores
+
+
+@dataclass
+class Window:
+    """What one server did in one window."""
+
+    seconds: float
+    latencies: list[float] = field(default_factory=list)  # of answers 200
+    statuses: list[int] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)  # latencies of 503
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def told(self) -> str:
+        p50, p99 = np.percentile(self.latencies or [np.nan], [50, 99]) * 1000
+        other = len(self.statuses) - len(self.latencies)
+        return f"{self.rate:6.1f}/s  p50 {p50:5.0f} ms  p99 {p99:5.0f} ms" + (f"  {other} not 200" if other else "")
+
+
+async def ask(port: int, request: bytes, kept: list[Any]) -> int:
+    """The status; the connection stays in `kept`."""
+    if not kept:
+        kept += await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = kept
+    writer.write(request)
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), None)
+    assert length is not None, head
+    await reader.readexactly(length)
+    if b"connection: close" in lines:
+        writer.close()
+        kept.clear()
+    return int(head.split()[1])
+
+
+async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Window:
+    """Each client sends its next request when it has its answer. What is on its way at the end is not counted."""
+    window, end = Window(seconds), time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        kept: list[Any] = []
+        turn = number
+        while (began := time.perf_counter()) < end:
+            status = await ask(port, requests[turn % len(requests)], kept)
+            _note(window, status, time.perf_counter() - began, time.perf_counter() <= end)
+            turn += clients
+        if kept:
+            kept[1].close()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return window
+
+
+async def offered(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Window:
+    """`rate` requests a second, whatever becomes of them: latencies count from when each was due."""
+    window, began = Window(seconds), time.perf_counter()
+    idle: list[list[Any]] = []
+
+    async def one(number: int) -> None:
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        kept = idle.pop() if idle else []
+        status = await ask(port, requests[number % len(requests)], kept)
+        _note(window, status, time.perf_counter() - due, True)
+        if kept:
+            idle.append(kept)
+
+    await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
+    for kept in idle:
+        kept[1].close()
+    return window
+
+
+def _note(window: Window, status: int, seconds: float, within: bool) -> None:
+    if within:
+        window.statuses.append(status)
+    if status == 200 and within:
+        window.latencies.append(seconds)
+    elif status == 503:
+        window.refused.append(seconds)
+
+
+# The servers, each a process of its own: python benchmarks/serve.py --server NAME ...
+
+
+def age_of(data: bytes) -> np.ndarray:
+    pixels, why = decode(np.frombuffer(data, np.uint8))
+    assert pixels is not None, why
+    return pixels
+
+
+def one_by_one(place: str, port: int, whole: bool) -> None:
+    """FastAPI as its pages show it: a plain function, which runs in a pool of threads; the model is one at a time."""
+    import threading
+
+    import uvicorn
+    from fastapi import FastAPI, UploadFile
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    scorer, lock, app = Scorer(load(place), batch=1), threading.Lock(), FastAPI()
+
+    @app.post(PATH)
+    def face_age(photo: UploadFile) -> dict[str, float]:
+        pixels = age_of(photo.file.read())
+        with lock:
+            return {"face_age": float(scorer.predict([pixels])[0])}
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+def micro_batched(place: str, port: int, whole: bool) -> None:
+    """FastAPI with a queue: whatever waits when the model is free goes together, in one thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import uvicorn
+    from fastapi import FastAPI, UploadFile
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    scorer, app, thread = Scorer(load(place), batch=BATCH), FastAPI(), ThreadPoolExecutor(1)
+    queue: asyncio.Queue[tuple[bytes, asyncio.Future[float]]] = asyncio.Queue()
+
+    def score(files: list[bytes]) -> list[float]:
+        scorer.batch = len(files)
+        return [float(each) for each in scorer.predict([age_of(file) for file in files])]
+
+    async def work() -> None:
+        while True:
+            batch = [await queue.get()]
+            while not queue.empty() and len(batch) < BATCH:
+                batch.append(queue.get_nowait())
+            said = await asyncio.get_running_loop().run_in_executor(thread, score, [file for file, _ in batch])
+            for (_, future), each in zip(batch, said, strict=True):
+                future.set_result(each)
+
+    @app.on_event("startup")
+    async def start() -> None:
+        app.state.worker = asyncio.create_task(work())
+
+    @app.post(PATH)
+    async def face_age(photo: UploadFile) -> dict[str, float]:
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        await queue.put((await photo.read(), future))
+        return {"face_age": await future}
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+class Cropped:
+    """Stands for the aligner where a request is a face already: it decodes."""
+
+    def __init__(self, cuts: Any, **given: Any) -> None:
+        self.quality = Quality(**dict.fromkeys(QUALITY_FIELDS, 50.0))
+
+    async def align(self, photos: Sequence[bytes], cut: Any) -> list[AlignedFace | Rejection]:
+        nowhere = np.zeros((5, 2))
+        return [
+            AlignedFace(
+                age_of(each), nowhere, np.zeros(4), 1.0, 1, self.quality, cut.convention, cut.detector, 112, 112
+            )
+            for each in photos
+        ]
+
+    async def ready(self) -> bool:
+        return True
+
+
+def _settings(place: str) -> Any:
+    from serve.settings import ServeSettings
+
+    return ServeSettings.model_validate(
+        {"models": place, "host": "127.0.0.1", "aligner": {"batch": 8, "most_replicas": 1},
+         "backbone": {"batch": BATCH, "most_replicas": 1}}
+    )  # fmt: skip
+
+
+def same_code(place: str, port: int, whole: bool) -> None:
+    """Our ingress, aligner and backbone in one process."""
+    import uvicorn
+
+    from serve.aligning import Aligning
+    from serve.api import make_api
+    from serve.app import plan_routes
+    from serve.backbone import Backbone
+    from serve.service import Service
+
+    settings = _settings(place)
+    routes, plans = plan_routes(settings)
+    aligner = (Aligning if whole else Cropped)([plan.cut for plan in plans.values()], **settings.of_aligner())
+    backbone = Backbone(**settings.of_backbone())
+    asyncio.run(backbone.reconfigure({"models": [place]}))
+    service = Service(settings, align=aligner.align, score={"age": backbone.score})
+    service.route([route.model_dump() for route in routes])
+    uvicorn.run(make_api(service, settings, None), host="127.0.0.1", port=port, log_level="warning")
+
+
+def ray_serve(place: str, port: int, whole: bool) -> None:
+    import ray
+
+    from serve.__main__ import connect, start
+    from serve.aligning import Aligning
+
+    settings = _settings(place)
+    connect(settings)
+    start(settings, port, Aligning if whole else Cropped)
+    signal.sigwait([signal.SIGTERM, signal.SIGINT])
+    ray.shutdown()
+
+
+def litserve(place: str, port: int, whole: bool) -> None:
+    """As its pages show it."""
+    import litserve as ls
+
+    class Api(ls.LitAPI):
+        def setup(self, device: str) -> None:
+            torch.set_num_threads(os.cpu_count() or 1)
+            self.scorer = Scorer(load(place), batch=BATCH)
+
+        def decode_request(self, request: Any) -> np.ndarray:
+            return age_of(request["photo"].file.read())
+
+        def predict(self, faces: Any) -> list[float]:
+            self.scorer.batch = len(faces)
+            return [float(each) for each in self.scorer.predict(list(faces))]
+
+        def encode_response(self, output: float) -> dict[str, float]:
+            return {"face_age": output}
+
+    api = Api(max_batch_size=BATCH, batch_timeout=0.005, api_path=PATH)
+    ls.LitServer(api, accelerator="cpu").run(host="127.0.0.1", port=port, generate_client_file=False)
+
+
+SERVERS: dict[str, Callable[[str, int, bool], None]] = {
+    "ray serve": ray_serve,
+    "fastapi, batched": micro_batched,
+    "fastapi, 1 by 1": one_by_one,
+    "same code, plain": same_code,
+    "litserve": litserve,
+}
+
+
+@dataclass
+class Server:
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+    ready_s: float = 0.0
+
+    def cpu_seconds(self) -> float:
+        """Of all processes of its session."""
+        ticks = 0
+        for place in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, IndexError):
+                if place.name.isdigit():
+                    fields = (place / "stat").read_text().rpartition(")")[2].split()
+                    ticks += (int(fields[11]) + int(fields[12])) * (int(fields[3]) == self.process.pid)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def running(names: Sequence[str], place: str, whole: bool) -> Iterator[list[Server]]:
+    """One after the other, so that each starts on an idle machine."""
+    servers: list[Server] = []
+    try:
+        for name in names:
+            port = free_port()
+            python = str(LITSERVE) if name == "litserve" else sys.executable
+            command = [python, __file__, "--server", name, "--place", place, "--port", str(port)]
+            began = time.perf_counter()
+            process = subprocess.Popen([*command, *(["--photos"] if whole else [])], start_new_session=True)
+            servers.append(Server(name, port, process))
+            wait_for(servers[-1], posted(make_files(whole)[0], port))
+            servers[-1].ready_s = time.perf_counter() - began
+            print(f"  {name:18s} first answer after {servers[-1].ready_s:.0f} s")
+        yield servers
+    finally:
+        for server in servers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.process.pid, signal.SIGTERM)
+            try:
+                server.process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(server.process.pid, signal.SIGKILL)
+
+
+def wait_for(server: Server, request: bytes) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        assert server.process.poll() is None, f"{server.name} ended"
+        try:
+            if asyncio.run(ask(server.port, request, [])) == 200:
+                return
+        except OSError:
+            pass
+        except asyncio.IncompleteReadError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"{server.name} did not answer in 180 s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# The measurement
+
+
+def bare_loop(place: str, files: Sequence[bytes], seconds: float) -> Window:
+    """Batches of 16 in this process."""
+    scorer, window, end = Scorer(load(place), batch=BATCH), Window(seconds), time.perf_counter() + seconds
+    scorer.predict([age_of(file) for file in files[:BATCH]])
+    while (began := time.perf_counter()) < end:
+        scorer.predict([age_of(file) for file in files[:BATCH]])
+        window.latencies += [time.perf_counter() - began] * BATCH
+    return window
+
+
+def measure(servers: Sequence[Server], place: str, whole: bool, seconds: float, rounds: int) -> None:
+    files = make_files(whole)
+    requests = {server.name: [posted(file, server.port) for file in files] for server in servers}
+    ours = servers[0]
+
+    def turn(title: str, load: Callable[[Server], Awaitable[Window]]) -> dict[str, list[Window]]:
+        made: dict[str, list[Window]] = {server.name: [] for server in servers}
+        for number in range(rounds + 1):
+            for server in servers:
+                window = asyncio.run(load(server))  # type: ignore[arg-type]
+                if number:  # the first round warms up
+                    made[server.name].append(window)
+        print(f"{title}: {rounds} interleaved windows of {seconds:g} s, median [range]")
+        for name, windows in made.items():
+            rates = [each.rate for each in windows]
+            middle = sorted(windows, key=lambda each: each.rate)[len(windows) // 2]
+            pairs = [mine.rate / each.rate for mine, each in zip(made[ours.name], windows, strict=True) if each.rate]
+            versus = "" if name == ours.name else f"   ours is {median_range(pairs)}x"
+            print(f"  {name:18s} {median_range(rates, 1):>22s}/s   {middle.told()}{versus}")
+        return made
+
+    fastest = 0.0
+    for clients in CLIENTS:
+        made = turn(
+            f"closed loop, {clients} clients",
+            lambda server, clients=clients: closed_loop(server.port, requests[server.name], clients, seconds),
+        )
+        fastest = statistics.median(each.rate for each in made[ours.name])
+    if not whole:
+        loops = [bare_loop(place, files, seconds).rate for _ in range(rounds)]
+        print(
+            f"  {'bare loop':18s} {median_range(loops, 1):>22s}/s   ours is {fastest / statistics.median(loops):.2f}x"
+        )
+    half = fastest / 2
+    turn(f"offered {half:.0f} requests/s", lambda server: offered(server.port, requests[server.name], half, seconds))
+    window = asyncio.run(closed_loop(ours.port, requests[ours.name], 200, seconds))
+    slow = max(window.refused, default=0.0) * 1000
+    print(
+        f"overload, 200 clients: {len(window.latencies)} answers, {len(window.refused)} x 503, the slowest in "
+        f"{slow:.0f} ms, others {sorted(set(window.statuses) - {200, 503})}"
+    )
+    before, began = ours.cpu_seconds(), time.perf_counter()
+    time.sleep(5)
+    print(f"idle: Ray takes {(ours.cpu_seconds() - before) / (time.perf_counter() - began):.0%} of a core")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=float, default=6.0)
+    parser.add_argument("rounds", nargs="?", type=int, default=5)
+    parser.add_argument("--model", default="vit_base", help="size of the network")
+    parser.add_argument("--photos", action="store_true", help="whole photos: detect, align, score")
+    parser.add_argument("--only", nargs="*", choices=SERVERS, help="these servers, ours first")
+    parser.add_argument("--server", choices=SERVERS, help="be this server (for the benchmark itself)")
+    parser.add_argument("--place", help="with --server: the checkpoint")
+    parser.add_argument("--port", type=int, help="with --server: where to listen")
+    options = parser.parse_args()
+    if options.server:
+        SERVERS[options.server](options.place, options.port, options.photos)
+        return
+    names = options.only or (
+        ["ray serve", "same code, plain"] if options.photos else [n for n in SERVERS if n != "litserve"]
+    )
+    if LITSERVE.exists() and not options.photos and not options.only:
+        names.append("litserve")
+    elif not options.photos:
+        print("litserve: not installed in .venv-bench, so not measured")
+    torch.set_num_threads(os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        place = make_model(folder, options.model)
+        with running(names, place, options.photos) as servers:
+            measure(servers, place, options.photos, options.seconds, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Photos -> aligned faces: a deployment of CPUs, so that the networks behind it only ever see faces."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import torch
+
+from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
+from fahr.faces import AlignedFace, Aligner, Rejection
+from fahr.faces.quality import QualityGate
+from fahr.images import DEFAULT_LIMITS, Limits
+from fahr.scores.models import Cut
+from serve.batching import Batcher
+from serve.metrics import Meter
+
+Found = AlignedFace | Rejection
+
+
+class Aligning:
+    """One aligner for each cut that the models need. Photos that wait are detected together."""
+
+    def __init__(
+        self,
+        cuts: Sequence[Cut],
+        *,
+        batch: int = 8,
+        threads: int = 0,
+        device: str = "cpu",
+        many_faces: Literal["reject", "largest"] = "reject",
+        gate: QualityGate | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """`threads`: of torch and OpenCV; 0 leaves them. The rest as of `Aligner`."""
+        if threads:
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self._aligners = {
+            cut: Aligner(
+                cut.detector, cut.size, cut.convention, many_faces=many_faces, gate=gate, limits=limits, device=device
+            )
+            for cut in cuts
+        }
+        self._meter = Meter()
+        self._batcher: Batcher[tuple[Cut, bytes], Found] = Batcher(self._run, batch, told=self._meter.batch)
+        self._photo = built_in_photo()
+        self._expected = [_told(each) for each in self._run([(cut, self._photo) for cut in cuts])]
+
+    async def align(self, photos: Sequence[bytes], cut: Cut) -> list[Found]:
+        return await self._batcher.submit([(cut, photo) for photo in photos])
+
+    async def check_health(self) -> None:
+        """The built-in photo, before whatever waits."""
+        made = await self._batcher.submit([(cut, self._photo) for cut in self._aligners], first=True)
+        if [_told(each) for each in made] != self._expected:
+            raise RuntimeError(f"the built-in photo gives {[_told(each) for each in made]}, not {self._expected}")
+
+    async def ready(self) -> bool:
+        return True
+
+    def _run(self, photos: list[tuple[Cut, bytes]]) -> list[Found]:
+        found: dict[int, Found] = {}
+        for cut, aligner in self._aligners.items():
+            mine = [number for number, (wanted, _) in enumerate(photos) if wanted == cut]
+            if mine:
+                made = aligner.align([photos[number][1] for number in mine])
+                found |= dict(zip(mine, made, strict=True))
+        return [found[number] for number in range(len(photos))]
+
+
+def built_in_photo() -> bytes:
+    """A JPEG of nobody, 320 px wide."""
+    options = CohortOptions(size_px=320)
+    drawn = render_face(seed=0, subject=1, photo=0, apparent_age=50.0, frailty=0.0, options=options)
+    return jpeg(drawn.image, 90)
+
+
+def _told(found: Found) -> str:
+    return found.reason if isinstance(found, Rejection) else hashlib.sha256(found.face.tobytes()).hexdigest()[:16]

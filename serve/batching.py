@@ -1,0 +1,112 @@
+"""Requests into batches: whoever waits when the model becomes free goes with the next batch.
+
+batcher = Batcher(score_faces, most=16)           # score_faces: a list of items -> as many results, in a thread
+ages = await batcher.submit([face, face])         # beside whatever other requests brought meanwhile
+
+A batch is put together at the moment it starts, never before. `@serve.batch` puts one together when its waiting time is
+over and lets it queue behind the one at work, as small as it is: docs/serve.md has the figures. So there is nothing to
+wait for here: alone a request starts at once, and the busier the model, the larger its batches.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class _Waiting:
+    item: Any
+    future: asyncio.Future[Any]
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Batcher(Generic[Item, Result]):
+    """One thread, one batch at a time, first come first served. Lives in the event loop that first calls `submit`."""
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Sequence[Result]],
+        most: int,
+        *,
+        told: Callable[[int, int, float, float], None] = lambda size, waiting, waited, took: None,
+    ) -> None:
+        """`told`: items in a batch that is done, items that wait, seconds that its first waited, seconds it took."""
+        assert most >= 1, most
+        self.most = most
+        self._run, self._told = run, told
+        self._queue: deque[_Waiting] = deque()
+        # The one thread of a model: OpenMP keeps its helpers for each thread that calls it.
+        self._thread = ThreadPoolExecutor(1, "batch")
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    async def submit(self, items: Sequence[Item], *, first: bool = False) -> list[Result]:
+        """The results of `items`, in order. `first`: before whatever waits, such as a health check.
+
+        Whoever gives up waiting takes what has not begun out of the queue. An exception of `run` goes to everybody in
+        that batch, and to nobody else.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(item, loop.create_future()) for item in items]
+        if first:
+            self._queue.extendleft(reversed(waiting))
+        else:
+            self._queue.extend(waiting)
+        if self._worker is None or self._worker.done():
+            self._worker = loop.create_task(self._work())
+        try:
+            return await asyncio.gather(*(each.future for each in waiting))
+        finally:
+            for each in waiting:  # of a request that failed: the rest of it is not worth the work
+                each.future.cancel()
+
+    async def in_thread(self, call: Callable[..., Result], *given: Any) -> Result:
+        """`call(*given)` in the thread of the batches, between two of them."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *given)
+
+    async def _work(self) -> None:
+        """Until nobody waits."""
+        while batch := self._next():
+            started = time.perf_counter()
+            try:
+                results = await self.in_thread(self._checked, [each.item for each in batch])
+            except Exception as error:  # noqa: BLE001 - handed to those who asked, who raise it
+                for each in batch:
+                    if not each.future.done():
+                        each.future.set_exception(error)
+            else:
+                for each, result in zip(batch, results, strict=True):
+                    if not each.future.done():
+                        each.future.set_result(result)
+            took = time.perf_counter() - started
+            self._told(len(batch), len(self._queue), started - batch[0].since, took)
+
+    def _next(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < self.most:
+            if not (each := self._queue.popleft()).future.done():
+                batch.append(each)
+        return batch
+
+    def _checked(self, items: list[Item]) -> Sequence[Result]:
+        results = self._run(items)
+        assert len(results) == len(items), f"{len(results)} results of {len(items)} items"
+        return results
+
+    def close(self) -> None:
+        """After the batch at work; what waits is given up."""
+        if self._worker is not None:
+            self._worker.cancel()
+        for each in self._queue:
+            each.future.cancel()
+        self._thread.shutdown(wait=False)

@@ -1,0 +1,80 @@
+"""A Ray head of its own, with its jobs API and a token, for what the session's cluster has not: submitted jobs.
+
+with running_head(home, session) as head: ...       # head.environment for processes, head.address of the API
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Head(NamedTuple):
+    environment: dict[str, str]
+    address: str  # http://, of the dashboard and the jobs API
+    gcs: str  # for RAY_ADDRESS
+
+
+@contextmanager
+def running_head(home: Path, session: Path, cpus: int = 4) -> Iterator[Head]:
+    """`session`: a short path, since Unix sockets need one; its token lies in the private `home`."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "HOME": str(home),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "a-token-for-this-test",
+        "RAY_TMPDIR": str(session),
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+    port, dashboard = free_port(), free_port()
+    command = [
+        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}",
+        "--object-store-memory=200000000", "--disable-usage-stats",
+        # The agent that takes submissions has a fixed port, which another Ray on this machine holds.
+        f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}",
+    ]  # fmt: skip
+    with (session / "head.log").open("w") as log:
+        node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            _wait_for(dashboard, node, session / "head.log")
+            yield Head(environment, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
+        finally:
+            os.killpg(node.pid, signal.SIGTERM)  # the head and what it started, nothing else
+            try:
+                node.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, node: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if node.poll() is not None:
+            raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2)
+            return
+        except urllib.error.HTTPError:
+            return  # it asks for the token: it is up
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError("the head did not come up in 120 s")

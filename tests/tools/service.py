@@ -1,0 +1,85 @@
+"""A running service under load: clients in threads, its replicas, and waiting for a condition."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+class Load:
+    """Clients in threads, each asking again when it has its answer, until the block ends."""
+
+    def __init__(self, url: str, photo: bytes, clients: int, path: str = "/v1/face-age") -> None:
+        self.answers: list[tuple[int, float, str]] = []  # status, seconds, body
+        self._url, self._photo, self._over = url + path, photo, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for each in self._threads:
+            each.join(90)
+            assert not each.is_alive(), "a client never had its answer"
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=80, trust_env=False) as http:
+            while not self._over.is_set():
+                began = time.monotonic()
+                try:
+                    reply = http.post(self._url, files={"photo": self._photo})
+                    told = (reply.status_code, time.monotonic() - began, reply.text)
+                except httpx.HTTPError as error:
+                    told = (0, time.monotonic() - began, repr(error))
+                self.answers.append(told)
+                if told[0] == 503:
+                    time.sleep(0.05)
+
+    def statuses(self) -> set[int]:
+        return {status for status, _, _ in self.answers}
+
+
+def replicas(name: str) -> list[str]:
+    """Names of the running replicas of a deployment, which are Ray actors."""
+    import ray
+    from ray import serve
+
+    running = serve.status().applications["fahr"].deployments[name].replica_states.get("RUNNING", 0)
+    named = [each["name"] for each in ray.util.list_named_actors(all_namespaces=True)]
+    found = sorted(each for each in named if each and each.startswith(f"SERVE_REPLICA::fahr#{name}#"))
+    return found[: int(running)] if len(found) > running else found
+
+
+def until(what: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds:g} s")
+
+
+def resident_mib(process: int | str = "self") -> float:
+    """Memory of a process that is its own or shared, now."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def replica_processes() -> dict[str, int]:
+    """Title of each replica of the application -> its process."""
+    found = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                title = (place / "cmdline").read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue  # it has just ended
+            if "ServeReplica:fahr:" in title:
+                found[title.strip("\0 ")] = int(place.name)
+    return found
