@@ -3,11 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# Compiled kernels are kept between runs; nothing of ours is written outside the repository.
+# What is compiled is kept between runs, kernels and modules; nothing of ours is written outside the repository.
+unexport PYTHONDONTWRITEBYTECODE
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 
-.PHONY: help demo test lint faults evidence bench lock clean
+.PHONY: help demo serve test lint faults evidence bench lock clean
 help:
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -17,6 +18,11 @@ $(READY): requirements.lock pyproject.toml .ci/environment.py
 
 demo: $(READY) ## the whole story on synthetic people
 	@$(BIN)/python jobs/demo.py
+
+serve: $(READY) ## the HTTP service on 127.0.0.1:8000, with the demo's models (made first where they are not there)
+	@test -d out/demo/survival/checkpoint || $(BIN)/python jobs/demo.py
+	@$(BIN)/python -m serve --models out/demo/age/checkpoint out/demo/survival/checkpoint \
+		--results out/cohorts --data-roots out/demo
 
 test: $(READY) ## all tests that fit 25 minutes on two cores
 	@$(BIN)/python -m pytest -q --durations=25 -m "not faults and not evidence"
@@ -32,8 +38,8 @@ lint: $(READY) ## format, style and strict types
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
 
-bench: $(READY) ## every ratio against a rival, in one interleaved run each
-	@for each in benchmarks/[a-z]*.py; do echo "== $$each"; $(BIN)/python $$each || exit 1; done
+bench: $(READY) ## every ratio against a rival, in one interleaved run each; a table of them in benchmarks/results
+	@$(BIN)/python benchmarks/_all.py
 
 lock: $(READY) ## resolve requirements.lock anew, for 3.11 to 3.13 and every system
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --upgrade --extra dev --python-version 3.11 \

@@ -10,11 +10,15 @@ import hypothesis
 import pytest
 
 from fahr.store import s3
+from tools.runs import FEWER_PROCESSES
 from tools.s3 import RealStore
 
 # A machine that is busy must not fail a property, and a seed is never chosen by the clock.
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
+
+# Tests start hundreds of processes, most of them Ray's: none shall compile again what one before it has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Reasons that a clean clone cannot cure by itself. Everything else that skips fails .ci/run.
 ACCEPTED = ("the real portraits are not here", "the detector weights are not here", "no CUDA device")
@@ -68,8 +72,7 @@ def bucket(real_store: RealStore, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """One local Ray for the whole run: starting one takes ten seconds and more."""
-    os.environ["RAY_DATA_PARQUET_FOOTER_NUM_ACTORS"] = "1"
-    os.environ["RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION"] = "0"
+    os.environ |= FEWER_PROCESSES
     import ray
 
     ray.init(

@@ -58,7 +58,7 @@ def people(draw):
 
 @given(table=people())
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_a_manifest_survives_csv_and_parquet_unchanged(tmp_path, table):
     write_manifest(table, tmp_path / "first.parquet")
@@ -72,7 +72,7 @@ def test_a_manifest_survives_csv_and_parquet_unchanged(tmp_path, table):
 
 @given(table=people(), seed=st.integers(0, 2**32), rows=st.sampled_from([1, 7, 65_536]))
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_row_order_and_chunk_size_never_change_a_row(tmp_path, table, seed, rows):
     order = list(range(table.num_rows))

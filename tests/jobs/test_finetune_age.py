@@ -203,7 +203,7 @@ def test_faceage_is_trained_by_the_same_job_and_holds_what_its_authors_held(tmp_
 
 def refused(tmp_path: Path, told: str, changes: dict[str, Any] | None = None, **columns: Any) -> None:
     folder = str(tmp_path / "aligned")
-    commit_faces(folder, FACES, rows_per_unit=80, **COLUMNS | columns)
+    commit_faces(folder, FACES, rows_per_unit=COUNT, **COLUMNS | columns)
     with pytest.raises((Refused, ValueError), match=told):
         finetune_age.main(options(folder, tmp_path / "run", **changes or {}))
     assert not (tmp_path / "run" / "checkpoint").exists()

@@ -2,7 +2,7 @@
 
 import json
 import os
-import subprocess
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from fahr.training.run import _Window
 from jobs import pretrain
 from tools.faces import commit_faces, jpegs, pictures
 from tools.runs import plug_pulled
+from tools.workers import forked
 
-ROOT = Path(__file__).resolve().parents[2]
 COUNT = 96  # 48 of them in the train split, 24 in tune
 
 
@@ -103,33 +103,26 @@ def test_stopped_dead_at_any_step_it_ends_with_the_same_numbers(
     assert all(torch.equal(found[name], each) for name, each in expected.items())
 
 
+def interrupted(faces: str, output: str) -> None:
+    """Of a process of its own: asked to end in the fifth step."""
+    row = _Window.row
+
+    def asked(self: _Window, metrics: Any, desk: Any) -> Any:
+        if metrics.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return row(self, metrics, desk)
+
+    _Window.row = asked  # type: ignore[method-assign]
+    pretrain.main(options(faces, output))
+
+
 def test_ctrl_c_writes_a_state_and_the_same_line_goes_on(whole: Path, faces: str, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    line = [
-        sys.executable, "-c",
-        "import sys; from tests_line import go; go(*sys.argv[1:])", faces, str(output),
-    ]  # fmt: skip
-    (tmp_path / "tests_line.py").write_text(
-        "import os, signal, sys\n"
-        f"sys.path[:0] = [{str(ROOT / 'tests')!r}, {str(ROOT)!r}]\n"
-        "from fahr.config import run_job\n"
-        "from fahr.training import run\n"
-        "from jobs import pretrain\n"
-        "def go(faces, output):\n"
-        "    sys.path.insert(0, os.path.join(sys.path[1], 'jobs'))\n"
-        "    from test_pretrain import options\n"
-        "    row = run._Window.row\n"
-        "    def interrupted(self, metrics, desk):\n"
-        "        if metrics.step == 5:\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        return row(self, metrics, desk)\n"
-        "    run._Window.row = interrupted\n"
-        "    pretrain.main(options(faces, output))\n"
-    )
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}/tests/jobs"}
-    done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and "Stopped" in done.stderr, done.stderr[-3000:]
-    assert "with a state" in done.stderr
+    output, said = tmp_path / "run", tmp_path / "told"
+    run = forked(__file__, faces, str(output), told=said)
+    run.join(300)
+    told = said.read_text()
+    assert run.exitcode == 1 and "Stopped" in told, told[-3000:]
+    assert "with a state" in told
     assert [each.name for each in (output / "states").iterdir()] == ["state-000000000000080.safetensors"]
     pretrain.main(options(faces, output))
     assert curve(output) == curve(whole)
@@ -273,3 +266,7 @@ def test_an_mlflow_server_gets_every_row_in_one_run_and_one_that_is_not_there_is
     with pytest.raises(Refused, match="does not answer"):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         pretrain.main(options(faces, tmp_path / "other", mlflow="http://127.0.0.1:9"))
+
+
+if __name__ == "__main__":
+    interrupted(*sys.argv[1:])

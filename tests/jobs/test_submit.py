@@ -1,11 +1,17 @@
 """Jobs really submitted: `ray start --head`, the jobs API with its token, code shipped from the working directory."""
 
+import json
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +23,7 @@ from tools.faces import commit_faces, jpegs, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+Head = tuple[dict[str, str], str]  # its environment, and its address
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +40,18 @@ def head(tmp_path_factory):
         "RAY_TMPDIR": str(session),
         "NO_PROXY": "127.0.0.1,localhost",
     }
-    port, dashboard = _free_port(), _free_port()
+    port, dashboard, agent = _free_port(), _free_port(), _free_port()
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4",
         "--object-store-memory=200000000", "--disable-usage-stats",
         # The agent that takes submissions has a fixed port, which another Ray on this machine holds.
-        f"--dashboard-agent-listen-port={_free_port()}", f"--ray-client-server-port={_free_port()}",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={_free_port()}",
     ]  # fmt: skip
     log = (session / "head.log").open("w")
     node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait_for(dashboard, node, session / "head.log")
+        _wait_for((dashboard, agent), node, session / "head.log")
         yield environment, f"http://127.0.0.1:{dashboard}"
     finally:
         os.killpg(node.pid, signal.SIGTERM)  # the head and what it started, nothing else
@@ -56,99 +63,146 @@ def head(tmp_path_factory):
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, node: subprocess.Popen[bytes], log: Path) -> None:
-    import urllib.error
-    import urllib.request
-
+def _wait_for(ports: Sequence[int], node: subprocess.Popen[bytes], log: Path) -> None:
+    """Until both answer: the dashboard does before the agent that runs the jobs."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if node.poll() is not None:
-            raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2)
-            return
-        except urllib.error.HTTPError:
-            return  # it asks for the token: it is up
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError("the head did not come up in 120 s")
+    for port in ports:
+        while not _answers(port):
+            if node.poll() is not None:
+                raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError("the head did not come up in 120 s")
+            time.sleep(0.2)
 
 
-def submit(head, *line: str, program: str = "python", **more: str) -> subprocess.CompletedProcess[str]:
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2)
+    except urllib.error.HTTPError:
+        return True  # it asks for the token, or has no such page: it is up
+    except OSError:
+        return False
+    return True
+
+
+def submitted(head: Head, *line: str, **more: str) -> subprocess.Popen[str]:
+    """`ray job submit ... -- LINE`, begun. Its output is the job's."""
     environment, address = head
     command = [
         str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", ".",
-        "--runtime-env", "cluster/runtime-env.yaml", "--", program, *line,
+        "--runtime-env", "cluster/runtime-env.yaml", "--", *line,
     ]  # fmt: skip
-    deadline = time.monotonic() + 120
-    while True:
-        done = subprocess.run(
-            command, cwd=ROOT, env={**environment, **more}, capture_output=True, text=True, timeout=420
-        )
-        # The dashboard answers before the node's agent has registered with it.
-        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
-            return done
-        time.sleep(1)
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**environment, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
-def test_align_runs_as_a_submitted_job(head, tmp_path):
-    manifest, _ = make_cohort(6, 1, seed=0, out=tmp_path / "people")
-    done = submit(
-        head, "jobs/align.py", "--manifest", str(manifest), "--output", str(tmp_path / "out"), "--detector", "mtcnn",
-        "--workers", "1", "--cpus-per-worker", "0.5", "--memory-per-worker", "0.1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "succeeded" in done.stdout
-    assert "ray: joined the cluster at" in done.stdout, "the job started a second cluster of its own"
-    assert re.search(r"align: rows_in 6 = rows_out [56]", done.stdout), done.stdout[-2000:]
-    assert sum(table.num_rows for table in store.read_units(str(tmp_path / "out"), "faces")) >= 5
+def ended(submission: subprocess.Popen[str], seconds: float = 420) -> tuple[int, str]:
+    """Exit status, and all that was told."""
+    try:
+        told = submission.communicate(timeout=seconds)[0]
+    finally:
+        submission.kill()
+    return submission.returncode, told
 
 
-def test_index_runs_as_a_submitted_job_and_a_refusal_fails_it(head, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
-    done = submit(head, "jobs/index.py", "--photos", str(tmp_path / "photos"), "--output", str(tmp_path / "m.parquet"))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (tmp_path / "m.parquet").exists()
-    refused = submit(head, "jobs/index.py", "--photos", str(tmp_path / "none"), "--output", str(tmp_path / "n.parquet"))
-    assert refused.returncode != 0 and "no such file or folder" in refused.stdout + refused.stderr
+SMALL = "--workers {} --cpus-per-worker 0.5 --memory-per-worker 0.1"
+# Lines of jobs in one process, each as `python LINE` runs it: what takes long to load is loaded once.
+ONE_BY_ONE = """
+import runpy, shlex, sys
+import ray
+for line in sys.argv[1:]:
+    sys.argv = shlex.split(line)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+    ray.shutdown()
+"""
 
 
-def test_pretrain_runs_as_a_submitted_job(head, tmp_path):
-    commit_faces(str(tmp_path / "aligned"), jpegs(pictures(64)))
-    done = submit(
-        head, "jobs/pretrain.py", "--faces", str(tmp_path / "aligned"), "--output", str(tmp_path / "run"),
-        "--model", "vit_tiny", "--patch", "8", "--samples", "64", "--global-batch", "16", "--micro-batch", "8",
-        "--decoder.width", "32", "--decoder.depth", "1", "--decoder.num-heads", "2", "--judged-faces", "20",
-        "--judgements", "1", "--workers", "2", "--cpus-per-worker", "0.5", "--memory-per-worker", "0.1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "ray: joined the cluster at" in done.stdout and "workers 2" in done.stdout + done.stderr
-    assert load(str(tmp_path / "run" / "checkpoint"), task="mae").config.metrics["samples"] == 64
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, aligned faces and a model for the jobs to read; what they make lies there too."""
+    place = tmp_path_factory.mktemp("submitted")
+    make_cohort(6, 1, seed=0, out=place / "people")
+    commit_faces(str(place / "faces"), jpegs(pictures(64)))
+    save(create("vit_tiny", patch=16, size=32, task="age", seed=0), str(place / "age"), config={"detector": "mtcnn"})
+    head_alone = {"name": "head", "freeze": "encoder", "epochs": 1}
+    base = {"encoder": "vit_tiny", "patch": 16, "global_batch": 8, "micro_batch": 8, "stages": [head_alone]}
+    store.write_bytes(str(place / "base.yaml"), json.dumps(base).encode())  # which is YAML too
+    store.write_bytes(str(place / "space.yaml"), b"space: {loss: [l1, huber]}")
+    return place
 
 
-def test_fine_tuning_and_scoring_join_the_cluster_when_submitted(head, tmp_path):
-    """One submission for the three, since each costs a minute: their plans, against the resources of the cluster."""
-    commit_faces(str(tmp_path / "aligned"), jpegs(pictures(8)))
-    save(create("vit_tiny", patch=16, size=32, task="age", seed=0), str(tmp_path / "age"), config={"detector": "mtcnn"})
-    small = "--workers 2 --cpus-per-worker 0.5 --memory-per-worker 0.1 --dry-run"
-    faces = f"--faces {tmp_path}/aligned --output {tmp_path}/out {small}"
-    lines = [f"python jobs/finetune_{what}.py {faces} --init random" for what in ("age", "survival")]
-    lines.append(f"python jobs/score.py {faces} --models {tmp_path}/age")
-    done = submit(head, "-ec", "; ".join(lines), program="sh")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count("ray: joined the cluster at") == 3, done.stdout[-3000:]
+@pytest.fixture(scope="module")
+def told(head: Head, place: Path) -> str:
+    """What a job says that runs one line of a user after the other: a submission costs a minute, jobs are seconds."""
+    dry = f"--faces {place}/faces --output {place}/dry {SMALL.format(2)} --dry-run"
+    search = (
+        f"jobs/tune.py --task age --config {place}/space.yaml --base {place}/base.yaml --faces {place}/faces "
+        f"--init random --output {place}/tune --search grid --samples 2 --tune-folds 2 --finalists 1 --seeds 1 "
+        "--bootstraps 0 --concurrent 1 --cpus-per-trial 0.5 --embed-workers 1 --memory-per-worker 0.1"
+    )
+    lines = [
+        f"python jobs/index.py --photos {place}/people/photos --output {place}/people.parquet",
+        f"python jobs/align.py --manifest {place}/people.parquet --output {place}/aligned --detector mtcnn "
+        + SMALL.format(1),
+        f"python jobs/pretrain.py --faces {place}/faces --output {place}/run --model vit_tiny --patch 8 --samples 64 "
+        "--global-batch 16 --micro-batch 8 --decoder.width 32 --decoder.depth 1 --decoder.num-heads 2 "
+        "--judged-faces 20 --judgements 1 " + SMALL.format(2),
+        shlex.join([
+            "python", "-c", ONE_BY_ONE, f"jobs/finetune_age.py {dry} --init random",
+            f"jobs/finetune_survival.py {dry} --init random", f"jobs/score.py {dry} --models {place}/age",
+            search,
+        ]),
+    ]  # fmt: skip
+    status, told = ended(submitted(head, "sh", "-ec", "\n".join(lines)))
+    assert status == 0, told[-6000:]
+    return told
+
+
+@pytest.fixture(scope="module")
+def refused(head: Head, place: Path) -> subprocess.Popen[str]:
+    """Begun before the long one, and ended beside it."""
+    return submitted(head, "python", "jobs/index.py", "--photos", f"{place}/none", "--output", f"{place}/n.parquet")
+
+
+def test_without_the_token_the_door_is_shut(head: Head, refused: subprocess.Popen[str]) -> None:
+    status, told = ended(submitted(head, "python", "jobs/index.py", "--help", RAY_AUTH_TOKEN="wrong"))
+    assert status != 0 and "succeeded" not in told
+
+
+def test_index_and_align_run_as_a_submitted_job(told: str, place: Path) -> None:
+    assert "succeeded" in told
+    assert (place / "people.parquet").exists()
+    assert re.search(r"align: rows_in 6 = rows_out [56]", told), told[-2000:]
+    assert sum(table.num_rows for table in store.read_units(str(place / "aligned"), "faces")) >= 5
+
+
+def test_pretrain_runs_as_a_submitted_job(told: str, place: Path) -> None:
+    assert "workers 2" in told
+    assert load(str(place / "run" / "checkpoint"), task="mae").config.metrics["samples"] == 64
+
+
+def test_a_search_runs_as_a_submitted_job(told: str, place: Path) -> None:
+    assert re.search(r"^tune: rows_in 2 = rows_out 2", told, re.M), told[-3000:]
+    assert (place / "tune" / "best.yaml").exists() and (place / "tune" / "search.html").exists()
+
+
+def test_every_job_joins_the_cluster_that_it_was_submitted_to(told: str) -> None:
+    """The plans of those that only tell it are against the resources of that cluster."""
+    assert told.count("ray: joined the cluster at") == 6, told[-3000:]  # else a job has started a Ray of its own
     for stage in ("finetune_age", "finetune_survival", "score"):
-        assert re.search(rf"^{stage}: .*CPU", done.stdout, re.M), done.stdout[-3000:]
+        assert re.search(rf"^{stage}: .*CPU", told, re.M), told[-3000:]
 
 
-def test_without_the_token_the_door_is_shut(head, tmp_path):
-    refused = submit(head, "jobs/index.py", "--help", RAY_AUTH_TOKEN="wrong")
-    assert refused.returncode != 0 and "succeeded" not in refused.stdout
+def test_a_refusal_fails_the_job_that_was_submitted(refused: subprocess.Popen[str]) -> None:
+    status, told = ended(refused)
+    assert status != 0 and "no such file or folder" in told

@@ -1,7 +1,6 @@
 """The ranking loss over a global batch: in micro-batches or on two workers it is the loss of one big batch."""
 
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from fahr.objectives import ranking_loss
 from fahr.training.optimizer import make_optimizer
 from fahr.training.step import pair_step
 from fahr.training.tasks import Comparison, Labels
+from tools.workers import forked
 from training import small
 
 SIZE = 64
@@ -66,11 +66,11 @@ def together(rank: int, folder: Path) -> dict[str, dict[str, Tensor]]:
 def test_two_workers_with_uneven_shares_are_one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is one of them, a second one of this file the other."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    second = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=environment)
+    second = forked(__file__, str(tmp_path), told=tmp_path / "told")
     try:
         found = together(0, tmp_path)
-        assert second.wait(timeout=120) == 0
+        second.join(120)
+        assert second.exitcode == 0, (tmp_path / "told").read_text()
     finally:
         second.kill()
     for kind in OPTIONS:

@@ -29,6 +29,13 @@ PRETRAINING: dict[str, Any] = {
     "decoder": {"width": 32, "depth": 1, "num_heads": 2}, "judgements": 2, "judged_faces": 24, "precision": "fp32",
     "threads": 1, "checkpoint_minutes": 0.01, "cpus_per_worker": 0.5, "memory_per_worker": 0.1,
 }  # fmt: skip
+# Ray's own helpers that these tests have no use for: each is a process, which takes seconds to load. A node that is
+# announced to go (tests/jobs/test_drain_faults.py) is the business of the watcher; a submitted job has them all.
+FEWER_PROCESSES = {
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 # So that a pretraining run lasts while machines come and go: one face at a time, the same sums in another order.
 SLOWLY: dict[str, Any] = {"micro_batch": 1, "cpus_per_worker": 1}
 
@@ -37,7 +44,7 @@ def start_run(job: str, options: Options, output: str) -> subprocess.Popen[str]:
     """`python jobs/JOB.py` with these options, a file beside the output."""
     place = f"{output}.yaml"
     options.write(place)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | FEWER_PROCESSES
     return subprocess.Popen(
         [sys.executable, f"jobs/{job}.py", "--config", place], cwd=ROOT, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

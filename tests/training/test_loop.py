@@ -6,7 +6,6 @@ The golden losses are renewed, when the change is meant, by: python tests/traini
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from fahr.training.recipe import Recipe
 from fahr.training.schedule import rate
 from fahr.training.state import State, fresh, load, save, snapshot
 from fahr.training.tasks import Prediction, Task
+from tools.workers import forked
 from training import small
 
 GOLDEN = Path(__file__).with_name("golden_losses.txt")
@@ -132,16 +132,11 @@ def test_foreign_dropout_too_goes_on_where_it_was() -> None:
 
 def test_a_process_that_is_killed_leaves_a_state_that_goes_on(tmp_path: Path) -> None:
     """SIGKILL between two saves: what the file holds is a whole step, and the rest of the curve is the same."""
-    file = tmp_path / "state"
-    done = subprocess.run(
-        [sys.executable, __file__, str(file)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == -9, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
+    file, said = tmp_path / "state", tmp_path / "told"
+    run = forked(__file__, str(file), told=said)
+    run.join(120)
+    assert run.exitcode == -9, said.read_text()
+    told = [json.loads(line) for line in said.read_text().splitlines()]
     chosen, task, state = begun()
     load(str(file), state, chosen.digest())
     assert state.position == 7 * 16 and len(told) == 7
