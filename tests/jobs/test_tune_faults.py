@@ -84,7 +84,7 @@ def _left(run: subprocess.Popen[str]) -> list[str]:
     return [each for each in found if each]
 
 
-@pytest.mark.evidence
+@pytest.mark.faults
 @pytest.mark.usefixtures("cluster")
 def test_full_trials_on_ray_train_s_workers_are_heard_by_tune_and_starve_nobody(
     faces: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
