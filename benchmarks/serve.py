@@ -120,8 +120,10 @@ async def ask(port: int, request: bytes, kept: list[Any]) -> int:
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
     length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), None)
-    assert length is not None, head
-    await reader.readexactly(length)
+    if length is None:  # chunked
+        await reader.readuntil(b"0\r\n\r\n")
+    else:
+        await reader.readexactly(length)
     if b"connection: close" in lines:
         writer.close()
         kept.clear()

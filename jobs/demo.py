@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -217,7 +218,8 @@ def _tune(aligned: str, model: str, options: Options, place: str) -> None:
     tune.main(
         tune.Options(
             task="survival", faces=aligned, init=store.join(model, "checkpoint"), output=place, samples=options.trials,
-            tune_folds=3, finalists=1, seeds=2, bootstraps=200, seed=options.seed,
+            base=str(Path(__file__).resolve().parents[1] / "configs" / "laptop_survival.yaml"), tune_folds=3,
+            finalists=1, seeds=2, bootstraps=200, seed=options.seed,
             space={
                 "loss": ["logistic", "hinge", "cox"], "tau": {"low": 0.1, "high": 10.0, "log": True},
                 "events": {"low": 0.1, "high": 0.5},

@@ -20,6 +20,7 @@ from ray.util.placement_group import PlacementGroup
 from fahr.config import PREFIX
 
 RESERVATION = "fahr-cohorts"  # the placement group: it stays when this service restarts, with the jobs in it
+SEEN_BY_THEN_S = 3.0  # after a job's end
 _NAME = "cohort-"
 _OWN_PYTHON = ("pip", "uv", "conda", "container", "image_uri", "py_executable")  # of a runtime environment
 
@@ -104,9 +105,15 @@ class Jobs:
             time.sleep(0.2)
 
     def forget(self, id: str) -> None:
-        """Take an ended job out of Ray's table."""
+        """Take an ended job out of Ray's table, a few seconds after its end.
+
+        Ray's watcher looks at a job every second until it has seen its end; one that is not in the table any more it
+        writes there again, as failed.
+        """
         try:
             if self.status(id) is not None:
+                ended = _client().get_job_info(_NAME + id).end_time  # ms
+                time.sleep(min(SEEN_BY_THEN_S, max(0.0, (ended or 0) / 1000 + SEEN_BY_THEN_S - time.time())))
                 _client().delete_job(_NAME + id)
         except (RuntimeError, OSError) as error:
             raise Unreachable("the cluster forgets no job now") from error

@@ -27,8 +27,7 @@ def test_thirty_two_clients_take_replicas_from_one_to_two_and_idle_returns_to_on
             until(lambda: len(load.answers) > 50)
         assert took <= 60, f"the second replica came after {took:.0f} s"
         assert load.statuses() == {200}, [each for each in load.answers if each[0] != 200][:3]
-        ages = {round(json.loads(body)["face_age"], 3) for _, _, body in load.answers}
-        assert len(ages) == 1, f"one photo, several answers: {ages}"
+        assert load.spread() <= 0.01, "one photo, several answers"
         idle = time.monotonic()
         with Load(served.url, photos[0], 1) as quiet:  # one client goes on while a replica is drained
             until(lambda: running("aligner") == 1, 60)

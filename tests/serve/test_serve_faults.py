@@ -20,6 +20,6 @@ def test_a_replica_killed_under_load_costs_at_most_a_503_that_a_client_repeats(s
         then = len(load.answers)
         until(lambda: sum(status == 200 for status, _, _ in load.answers[then:]) > 10, 90)
     assert load.statuses() <= {200, 503}, [each for each in load.answers if each[0] not in (200, 503)][:3]
-    assert len({round(json.loads(body)["face_age"], 3) for status, _, body in load.answers if status == 200}) == 1
+    assert load.spread() <= 0.01, "one photo, several answers"
     for status, _, body in load.answers:
         assert status == 200 or json.loads(body)["type"] == "/problems/busy"

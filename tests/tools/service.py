@@ -1,5 +1,6 @@
 """A running service under load: clients in threads, its replicas, and waiting for a condition."""
 
+import json
 import os
 import threading
 import time
@@ -41,6 +42,17 @@ class Load:
                 self.answers.append(told)
                 if told[0] == 503:
                     time.sleep(0.05)
+
+    def told(self) -> list[dict[str, Any]]:
+        """The answers, without the refusals."""
+        return [json.loads(body) for status, _, body in self.answers if status == 200]
+
+    def spread(self) -> float:
+        """Years between the answers to one photo; of each model by itself."""
+        ages: dict[str, list[float]] = {}
+        for each in self.told():
+            ages.setdefault(each["model"]["digest"], []).append(each["face_age"])
+        return max(max(some) - min(some) for some in ages.values())
 
     def statuses(self) -> set[int]:
         return {status for status, _, _ in self.answers}
