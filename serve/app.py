@@ -48,7 +48,7 @@ def bind(args: ServeSettings, aligning: type = Aligning) -> Application:
     for family in dict.fromkeys(route.family for route in routes):
         places = [plans[route.name].place for route in routes if route.family == family]
         made = _deployment(Backbone, family, args, args.backbone)
-        # As user_config: a changed checkpoint restarts nothing.
+        # As user_config: by `serve deploy`, a changed checkpoint restarts nothing.
         backbones[family] = made.options(user_config={"models": places}).bind(**args.of_backbone())
     ingress = serve.deployment(Ingress).options(
         name="ingress",
