@@ -68,10 +68,10 @@ def assert_whole(options: align.Options, left: dict[str, bytes]) -> None:
 
 
 @pytest.mark.faults
-def test_killed_on_a_local_disk(cohort: str, tmp_path: Path, cluster: None) -> None:
+def test_killed_three_times_on_a_local_disk(cohort: str, tmp_path: Path, cluster: None) -> None:
     """The last run is in this process: one Ray for the ends of many tests."""
     options = chosen(cohort, str(tmp_path / "align"))
-    left = killed(options, tmp_path, rounds=1, seed=0)
+    left = killed(options, tmp_path, rounds=3, seed=0)
     assert len(left) < UNITS
     align.main(options)
     assert_whole(options, left)
