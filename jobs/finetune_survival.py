@@ -29,6 +29,7 @@ from fahr.biomarkers.risk import RiskScale, fit_risk_scale, percentile, standard
 from fahr.config import option
 from fahr.errors import Refused
 from fahr.models import Predictor, save
+from fahr.models.architecture import SIZES, Architecture
 from fahr.report.risk_charts import quartile_chart
 from fahr.training.augment import Augmentation
 from fahr.training.begin import IMAGENET, RANDOM, BegunPredictor, begin_predictor
@@ -167,7 +168,10 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
     """Each model in turn, one an arm and fold; then what they say of people they have not seen."""
     everyone, plan = _train.together(lambda: _planned(options, digest))
     starts = options.starts()
-    begun = {arm: _train.together(partial(_begun, options, init, everyone)) for arm, (_, init) in starts.items()}
+    begun: dict[str, BegunPredictor] = {}
+    for arm in sorted(starts, key=RANDOM.__eq__):  # last: its network is that of the checkpoint it is compared with
+        like = _like(options, begun["mae"].model) if arm == RANDOM and "mae" in begun else options
+        begun[arm] = _train.together(partial(_begun, like, starts[arm][1], everyone))
     results = {
         arm: [
             _one(options, cohort, begun[arm], store.join(folder, name) if name else folder, digest, team)
@@ -197,6 +201,14 @@ def _planned(options: Options, digest: str) -> tuple[FaceSet, dict[str, Cohort]]
         if options.loss == "hazard":
             fit_intervals(options.faces, everyone.table.filter(cohort.train))
     return everyone, plan
+
+
+def _like(options: Options, model: Predictor) -> Options:
+    """A random start of the size and patch that a checkpoint has, whatever `encoder` and `patch` say."""
+    shape = model.architecture
+    if not isinstance(shape, Architecture) or shape.name not in SIZES:
+        return options
+    return options.model_copy(update={"encoder": shape.name, "patch": shape.patch})
 
 
 def _begun(options: Options, init: str, faces: FaceSet) -> BegunPredictor:

@@ -8,15 +8,13 @@ import base64
 import json
 import struct
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
-
-import jinja2
 
 from fahr import store
 from fahr.biomarkers import BANDS
 from fahr.evaluation import Evaluation, Section, Table
 from fahr.report import evaluation_charts as charts
+from fahr.report.page import rendered
 from fahr.report.prediction_charts import calibration_chart
 
 FOLDED = 12  # rows: a longer table is opened by whoever wants it
@@ -84,8 +82,6 @@ def write(folder: str, found: Evaluation) -> str:
 
 
 def page(found: Evaluation, pictures: dict[str, list[Picture]]) -> str:
-    template = files("fahr.report").joinpath("evaluation_page.html").read_text(encoding="utf-8")
-    maker = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     sections: list[dict[str, Any]] = [
         {
             "name": section.name, "heading": section.heading, "words": section.words, "refused": section.refused,
@@ -94,8 +90,8 @@ def page(found: Evaluation, pictures: dict[str, list[Picture]]) -> str:
         }
         for section in found.sections
     ]  # fmt: skip
-    return maker.from_string(template).render(
-        found=found, summary=Shown.of(found.summary), sections=sections, refusals=sum(
+    return rendered(
+        "evaluation_page.html", found=found, summary=Shown.of(found.summary), sections=sections, refusals=sum(
             len(section.refused) for section in found.sections),
         settings={name: _told(value) for name, value in found.settings.items() if value not in (None, [], ())},
     )  # fmt: skip

@@ -11,10 +11,8 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 
@@ -22,6 +20,7 @@ from fahr import store
 from fahr.biomarkers.accuracy_results import Estimate
 from fahr.errors import Refused
 from fahr.report import search_charts as charts
+from fahr.report.page import rendered
 from fahr.report.search_trials import SHUFFLES, Parameter, Scale, Trials, Weights, importance, read_trials, weigh
 
 __all__ = ["Estimate", "SearchSummary", "Verdict", "importance", "verdict", "write"]
@@ -166,9 +165,7 @@ def write(folder: str, trials: pa.Table, summary: SearchSummary) -> str:
     for section in sections:
         for picture in section.pictures:
             store.write_bytes(store.join(folder, "figures", picture.file), picture.png)
-    template = files("fahr.report").joinpath("search_page.html").read_text(encoding="utf-8")
-    maker = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = maker.from_string(template).render(_facts(read, summary), sections=sections)
+    page = rendered("search_page.html", **_facts(read, summary), sections=sections)
     place = store.join(folder, "search.html")
     store.write_bytes(place, page.encode())
     return place

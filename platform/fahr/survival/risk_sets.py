@@ -43,6 +43,7 @@ class RiskSets:
         size = len(moments) + 1
         ends = where * size + rank[: len(time)] + 1  # one number a row: by stratum, then by time; 0: before all
         order = np.argsort(ends, kind="stable")
+        assert event.dtype == bool, "0 and 1 would be read as places"
         dead = order[event[order]]
         at = ends[dead]
         _, first, tie, number = np.unique(at, return_index=True, return_inverse=True, return_counts=True)
