@@ -7,6 +7,8 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+# Threads that wait give the core away: beside other work two threads of torch are 2.4 times as fast so (docs/training.md).
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo serve test lint faults evidence bench lock clean
 help:
@@ -16,12 +18,12 @@ $(READY): requirements.lock pyproject.toml .ci/environment.py
 	@$(PYTHON) .ci/environment.py
 	@touch $@
 
-demo: $(READY) ## the whole story on synthetic people
-	@$(BIN)/python jobs/demo.py
+demo: $(READY) ## the whole story on synthetic people; PHOTOS=dir scores a folder of yours with its models
+	@$(BIN)/python jobs/demo.py $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 serve: $(READY) ## the HTTP service on 127.0.0.1:8000, with the demo's models (made first where they are not there)
-	@test -d out/demo/survival/checkpoint || $(BIN)/python jobs/demo.py
-	@$(BIN)/python -m serve --models out/demo/age/checkpoint out/demo/survival/checkpoint \
+	@test -d out/demo/models/survival || $(BIN)/python jobs/demo.py
+	@$(BIN)/python -m serve --models out/demo/models/age out/demo/models/survival \
 		--results out/cohorts --data-roots out/demo
 
 test: $(READY) ## all tests that fit 25 minutes on two cores

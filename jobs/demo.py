@@ -1,54 +1,69 @@
-"""The whole story on synthetic people, from nothing to pictures and a table against the truth.
+"""The whole story on synthetic people, from nothing to a judged score, endpoints, and a table against the truth.
 
-Laptop:   make demo        (the same as: python jobs/demo.py)
+Laptop:   make demo                    (the same as: python jobs/demo.py)
+          make demo PHOTOS=my/photos   scores a folder of your own with the demo's models, made first if need be
 
-Every stage leaves its result under --output and is skipped when it is there, so a second run takes seconds and a
-stopped one goes on. The table at the end compares with the planted truth, and the demo fails loudly when it disagrees.
+It is jobs/pipeline.py with configs/laptop_pipeline.yaml, shortened, and around it: people whose truth is known before,
+a small sweep, the endpoints and the table after. Every stage leaves its result under --output and is skipped when it is
+there, so a second run takes seconds and a stopped one goes on. The table compares with the planted truth, and the demo
+fails loudly when it disagrees.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
-from lifelines import CoxPHFitter
+import ray
 
 from fahr import images, store
 from fahr.cohorts import read_manifest
-from fahr.cohorts.synthetic import CohortOptions, make_cohort
-from fahr.cohorts.synthetic.truth import (
-    AGE_LOG_HAZARD_PER_YEAR,
-    DEVIATION_LOG_HAZARD_PER_YEAR,
-    FRAILTY_LOG_HAZARD,
-)
-from fahr.config import JobOptions, Location, option
+from fahr.cohorts.synthetic import make_cohort
+from fahr.config import JobOptions, Location, option, read_yaml
 from fahr.errors import Refused
+from fahr.scores.tables import NAME as SCORES_CSV
 from fahr.training.journal import read_rows
-from jobs import align, finetune_age, finetune_survival, index, pretrain, score, tune
-from jobs._finetune import Stage
+from jobs import _demo_serve, _demo_truth, index, pipeline, score, tune
+from jobs._pipeline import Clock, spell
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[1]
+# What each stage takes on two quiet cores, seconds: for the time left, which then goes by what the stages took.
+BUDGET_S = {"people": 35, "manifest": 2, "pipeline": 400, "settings": 45, "endpoints": 50, "table": 8}
+MINUTES = {"align": 1.1, "pretrain": 2.1, "age": 1.5, "survival": 1.5, "score": 0.8, "evaluate": 0.4}
+MODELS = {"mae": "pretrain", "age": "age", "survival": "survival/arm-mae"}  # under models/, and what they are
 
 
 class Options(JobOptions):
-    """The whole story on synthetic people, from nothing to pictures and a table against the truth.
+    """The whole story on synthetic people, from nothing to a judged score, endpoints, and a table against the truth.
 
     make demo
     """
 
     output: Location = option("out/demo", help="folder for everything the demo makes; local", result=False)
-    subjects: int = option(1000, help="how many people to invent", unit="people", ge=200)
-    photos_per_subject: int = option(2, help="photos of each at most", unit="photos", ge=1, le=16)
-    samples: int = option(24_000, help="faces shown to the model, again and again", unit="faces", ge=640)
-    age_samples: int = option(9_000, help="faces shown to it to learn age", unit="faces", ge=640)
-    risk_samples: int = option(6_000, help="faces shown to it to learn who dies first", unit="faces", ge=320)
-    trials: int = option(10, help="settings of the ranking loss that are tried", unit="trials", ge=2)
+    photos: Location | None = option(
+        None, help="a folder of your own photos, to be scored with the demo's models", off="none", result=False
+    )
+    subjects: int = option(2000, help="how many people to invent", unit="people", ge=200)
+    photos_per_subject: int = option(3, help="photos of each at most", unit="photos", ge=1, le=16)
+    samples: int = option(16_000, help="faces shown to the model, again and again", unit="faces", ge=640)
+    age_samples: int = option(8_000, help="faces shown to it to learn age", unit="faces", ge=640)
+    risk_samples: int = option(
+        5_000, help="faces shown to it to learn who dies first, and as many from a random start", unit="faces", ge=320
+    )
+    trials: int = option(8, help="settings of the ranking loss that are tried", unit="trials", ge=2)
     seed: int = option(0, help="another seed, other people", unit="any whole number", ge=0)
 
 
@@ -57,27 +72,40 @@ def main(options: Options) -> None:
     if store.is_s3(options.output):
         raise Refused(f"--output = {options.output}: the demo works in a local folder. Give a path.")
     if options.dry_run:
-        print("resources: 2 workers in a Ray of this machine's own, 6 GB of memory, about 400 MB of disk")
+        print("resources: 2 workers in a Ray of this machine's own, 8 GB of memory, about 600 MB of disk")
         return
-    purpose = store.join(options.output, "demo.json")
-    _own_folder(options, purpose)
-    started = time.monotonic()
-    people = _stage("people", options, _make_people)
-    _stage("manifest", options, lambda options, place: _index(options, people, place))
+    _own_folder(options, store.join(options.output, "demo.json"))
+    models = {name: store.join(options.output, "models", name) for name in MODELS}
+    if options.photos is None or not os.path.isdir(models["survival"]):
+        _story(options, models)
+    if options.photos is not None:
+        _score_own(options.photos, models, options.output)
+
+
+def _story(options: Options, models: dict[str, str]) -> None:
+    """From people to the table."""
+    stages = Stages(options)
+    people = stages.make("people", _make_people)
+    stages.make("manifest", lambda options, place: _index(options, people, place))
     manifest = store.join(options.output, "manifest", "people.parquet")
-    table = read_manifest(manifest)
-    aligned = _stage("aligned", options, lambda options, place: _align(table, manifest, place))
-    model = _stage("model", options, lambda options, place: _pretrain(aligned, options.samples, options.seed, place))
-    age = _stage("age", options, lambda options, place: _learn_age(aligned, model, options, place))
-    risk = _stage("survival", options, lambda options, place: _learn_risk(aligned, model, options, place))
-    _stage("settings", options, lambda options, place: _tune(aligned, model, options, place))
-    scores = _stage("scores", options, lambda options, place: _score(aligned, [age, risk], place))
-    truth = pq.read_table(store.join(people, "truth.parquet"))
-    _face_ages_against_the_truth(scores, truth)
-    agrees = _against_the_truth(table, truth)
-    print(f"demo: everything lies in {options.output} | {time.monotonic() - started:.0f} s")
-    if not agrees:
-        raise RuntimeError("an estimate misses the planted truth (see the table): the science is broken")
+    chain = stages.run("pipeline", lambda options: _chain(options, manifest))
+    for name, made in MODELS.items():
+        stage, _, arm = made.partition("/")
+        _copy(
+            store.join(chain[stage], arm, "checkpoint") if arm else store.join(chain[stage], "checkpoint"), models[name]
+        )
+    _sheet(read_manifest(manifest), chain["align"], store.join(options.output, "by_age.png"))
+    _painted(chain["pretrain"])
+    stages.make("settings", lambda options, place: _tune(chain["align"], models["mae"], options, place))
+    if ray.is_initialized():
+        ray.shutdown()  # the service starts one of its own
+    stages.make("endpoints", lambda options, place: _endpoints(people, models, place))
+    table = stages.run("table", lambda options: _judged(people, chain, options.output))
+    print(table.told())
+    print(f"demo: the report is {store.join(chain['evaluate'], 'report.html')}")
+    print(f"demo: everything lies in {options.output} | {spell(time.monotonic() - stages.clock.started)}")
+    if not table.agrees:
+        raise RuntimeError("the table misses what must hold (see MISSED): the science is broken")
 
 
 def _own_folder(options: Options, purpose: str) -> None:
@@ -88,19 +116,41 @@ def _own_folder(options: Options, purpose: str) -> None:
             raise Refused(f"{options.output}: holds a demo with other options ({before}). Delete it, or give --output.")
 
 
-def _stage(name: str, options: Options, make: Callable[[Options, str], None]) -> str:
-    """Make a folder under a working name, then give it its own: a folder of that name is a finished stage."""
-    place = store.join(options.output, name)
-    if os.path.isdir(place):
-        print(f"{name}: here already")
+class Stages:
+    """One after the other, each with its budget and the time left."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.clock = Clock({name: float(seconds) for name, seconds in BUDGET_S.items()})
+
+    def make(self, name: str, work: Callable[[Options, str], None]) -> str:
+        """A folder under a working name, then its own: a folder of that name is a finished stage."""
+        place = store.join(self.options.output, name)
+        if os.path.isdir(place):
+            print(f"{name}: here already")
+            return place
+
+        def whole(options: Options) -> None:
+            working = f"{place}.unfinished"
+            shutil.rmtree(working, ignore_errors=True)
+            work(options, working)
+            os.rename(working, place)
+
+        self.run(name, whole)
         return place
-    started = time.monotonic()
-    working = f"{place}.unfinished"
-    shutil.rmtree(working, ignore_errors=True)
-    make(options, working)
-    os.rename(working, place)
-    print(f"{name}: {time.monotonic() - started:.1f} s")
-    return place
+
+    def run(self, name: str, work: Callable[[Options], T]) -> T:
+        """What goes on by itself."""
+        todo = list(BUDGET_S)[list(BUDGET_S).index(name) :]
+        left = self.clock.left(todo)
+        assert left is not None
+        print(f"demo: {name}: budget {BUDGET_S[name]} s, at most about {spell(left)} left in all", flush=True)
+        began = time.monotonic()
+        found = work(self.options)
+        took = time.monotonic() - began
+        self.clock.ended(name, took)
+        print(f"{name}: {took:.1f} s", flush=True)
+        return found
 
 
 def _make_people(options: Options, place: str) -> None:
@@ -122,18 +172,60 @@ def _index(options: Options, people: str, place: str) -> None:
     )
 
 
+def _chain(options: Options, manifest: str) -> dict[str, str]:
+    """The laptop's pipeline, shorter; the folder of each stage."""
+    place = store.join(options.output, "pipeline")
+    risk = options.risk_samples
+    shorter: dict[str, dict[str, Any]] = {
+        "align": {"rows_per_unit": 250},
+        "pretrain": {"samples": options.samples, "judgements": 3, "judged_faces": 500},
+        "age": {
+            "stages": [
+                {"name": "all", "samples": options.age_samples},
+                {"name": "balanced", "samples": options.age_samples // 4, "balanced": True, "base_lr": 5e-3},
+            ],
+            "judge_epochs": 1.5, "bootstraps": 200,
+        },
+        "survival": {
+            "stages": [{"name": "all", "samples": risk}], "base_lr": 2e-3, "arms": ["mae", "random"],
+            "judge_epochs": 1.0, "bootstraps": 200,
+        },
+        "score": {"rows_per_unit": 500},
+        "evaluate": {},
+    }  # fmt: skip
+    recipe = read_yaml(str(ROOT / "configs" / "laptop_pipeline.yaml"))
+    sections: dict[str, Any] = {}
+    for name, more in shorter.items():
+        section = dict(recipe.get(name, {}))
+        if "config" in section:
+            section["config"] = str(ROOT / section["config"])
+        sections[name] = {**section, **more}
+        if name in ("pretrain", "age", "survival"):
+            sections[name]["seed"] = options.seed
+    pipeline.main(pipeline.Options(manifest=manifest, output=place, minutes=MINUTES, **sections))
+    return pipeline.places(place)
+
+
+def _copy(checkpoint: str, place: str) -> None:
+    """To a name that does not change with the settings."""
+    if os.path.isdir(place) and store.digest(f"{place}/config.json") == store.digest(f"{checkpoint}/config.json"):
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(checkpoint, f"{place}.unfinished", dirs_exist_ok=True)
+    os.rename(f"{place}.unfinished", place)
+
+
 SHEET_COLUMNS, SHEET_ROWS = 12, 6
 
 
-def _align(table: pa.Table, manifest: str, place: str) -> None:
-    """The photos become faces of 112 px, through Ray Data; a contact sheet from the youngest to the oldest."""
-    ledger = align.main(align.Options(manifest=manifest, output=place, detector="mtcnn", rows_per_unit=250))
-    if ledger.rows_out < 0.97 * ledger.rows_in:
-        raise RuntimeError(f"only {ledger.rows_out:,} of {ledger.rows_in:,} rendered faces were found")
+def _sheet(table: pa.Table, aligned: str, place: str) -> None:
+    """Aligned faces, from the youngest to the oldest."""
+    if os.path.exists(place):
+        return
     by_age = table.sort_by([("age", "ascending"), ("photo_id", "ascending")])["photo_id"].to_pylist()
     shown = {by_age[i] for i in np.linspace(0, len(by_age) - 1, SHEET_COLUMNS * SHEET_ROWS).astype(int)}
     faces: dict[str, np.ndarray] = {}
-    for part in store.read_units(place, "faces", ["photo_id", "face"]):
+    for part in store.read_units(aligned, "faces", ["photo_id", "face"]):
         for photo, data in zip(part["photo_id"].to_pylist(), part["face"].to_pylist(), strict=True):
             if photo in shown:
                 faces[photo] = images.decode(data).pixels
@@ -142,22 +234,15 @@ def _align(table: pa.Table, manifest: str, place: str) -> None:
     sheet = np.vstack([np.hstack(cells[i : i + SHEET_COLUMNS]) for i in range(0, len(cells), SHEET_COLUMNS)])
     done, png = cv2.imencode(".png", sheet[:, :, ::-1])
     assert done
-    store.write_bytes(store.join(place, "figures", "by_age.png"), png.tobytes())
+    store.write_bytes(place, png.tobytes())
 
 
 LEARNED = 0.95  # masked loss; one who paints each hidden patch in its mean colour has 1
 
 
-def _pretrain(aligned: str, samples: int, seed: int, place: str) -> None:
-    """A tiny masked autoencoder learns faces; what it paints into people it never saw is drawn and measured."""
-    pretrain.main(
-        pretrain.Options(
-            faces=aligned, output=place, model="vit_tiny", patch=16, samples=samples, global_batch=64, micro_batch=64,
-            base_lr=4e-3, decoder=pretrain.DecoderOptions(width=192, depth=4, num_heads=3), workers=0, seed=seed,
-            judged_faces=500, checkpoint_minutes=1,
-        )
-    )  # fmt: skip
-    judged = [row for row in read_rows(place) if row["kind"] == "judged"]
+def _painted(model: str) -> None:
+    """What the autoencoder paints into people it never saw."""
+    judged = [row for row in read_rows(model) if row["kind"] == "judged"]
     gain = judged[-1]["psnr"] - judged[-1]["psnr_of_means"]
     print(f"model: hidden patches of unseen people are painted {gain:+.1f} dB against their mean colours")
     if judged[-1]["masked_loss"] > LEARNED:
@@ -167,58 +252,12 @@ def _pretrain(aligned: str, samples: int, seed: int, place: str) -> None:
         )
 
 
-GUESSED = 0.75  # of the error of guessing the mean age, which the age model must stay below
-
-
-def _learn_age(aligned: str, model: str, options: Options, place: str) -> None:
-    """The encoder learns age in two stages, the second with rare ages drawn more often."""
-    first, second = options.age_samples, options.age_samples // 3
-    finetune_age.main(
-        finetune_age.Options(
-            faces=aligned, output=place, init=store.join(model, "checkpoint"), workers=0, seed=options.seed,
-            stages=(
-                Stage(name="all", samples=first),
-                Stage(name="balanced", samples=second, balanced=True, base_lr=2.5e-3),
-            ),
-            global_batch=64, micro_batch=64, base_lr=5e-3, judge_epochs=2, checkpoint_minutes=1, bootstraps=200,
-        )
-    )  # fmt: skip
-    told = json.loads(store.read_bytes(store.join(place, "evaluation", "test.json")))
-    found = pq.read_table(store.join(place, "predictions.parquet")).filter(pc.field("part") == "test")
-    ages = found["age"].to_numpy()
-    mae, guess = told["errors"]["mae"]["value"], float(np.abs(ages - ages.mean()).mean())
-    print(f"age: unseen people are misjudged by {mae:.1f} years; guessing their mean age misses by {guess:.1f}")
-    if mae > GUESSED * guess:
-        raise RuntimeError(f"error {mae:.1f} years, at most {GUESSED} of {guess:.1f} is expected: nothing was learned")
-
-
-RANKED = 0.55  # C-index on unseen people; tossing a coin has 0.5
-
-
-def _learn_risk(aligned: str, model: str, options: Options, place: str) -> None:
-    """The encoder learns which of two people dies first."""
-    finetune_survival.main(
-        finetune_survival.Options(
-            faces=aligned, output=place, init=store.join(model, "checkpoint"), workers=0, seed=options.seed,
-            stages=(Stage(name="all", samples=options.risk_samples),), global_batch=64, micro_batch=64, base_lr=2e-3,
-            judge_epochs=2, checkpoint_minutes=1, bootstraps=200,
-        )
-    )  # fmt: skip
-    told = json.loads(store.read_bytes(store.join(place, "evaluation", "test.json")))["ranked"]
-    print(
-        f"survival: of two unseen people the one who died first had the higher risk in {told['c_index']:.0%} "
-        f"({told['people']} people, {told['events']} deaths)"
-    )
-    if not told["c_index"] > RANKED:
-        raise RuntimeError(f"C-index {told['c_index']:.2f}, more than {RANKED} is expected: nothing was learned")
-
-
 def _tune(aligned: str, model: str, options: Options, place: str) -> None:
     """Settings of the ranking loss on frozen features: does the best beat the default on people kept aside?"""
     tune.main(
         tune.Options(
-            task="survival", faces=aligned, init=store.join(model, "checkpoint"), output=place, samples=options.trials,
-            base=str(Path(__file__).resolve().parents[1] / "configs" / "laptop_survival.yaml"), tune_folds=3,
+            task="survival", faces=aligned, init=model, output=place, samples=options.trials,
+            base=str(ROOT / "configs" / "laptop_survival.yaml"), tune_folds=3,
             finalists=1, seeds=2, bootstraps=200, seed=options.seed,
             space={
                 "loss": ["logistic", "hinge", "cox"], "tau": {"low": 0.1, "high": 10.0, "log": True},
@@ -228,56 +267,40 @@ def _tune(aligned: str, model: str, options: Options, place: str) -> None:
     )  # fmt: skip
 
 
-def _score(aligned: str, models: list[str], place: str) -> None:
-    """Every aligned face gets a face age, its interval and its deviation, and a risk with its percentile."""
-    checkpoints = [store.join(each, "checkpoint") for each in models]
-    score.main(score.Options(faces=aligned, models=checkpoints, output=place, rows_per_unit=500))
-
-
-def _face_ages_against_the_truth(scores: str, truth: pa.Table) -> None:
-    """The deviation that was planted into a face, not its calendar age, is what the face age should tell."""
-    parts = list(store.read_units(scores, "scores", ["photo_id", "split", "age", "face_age"]))
-    found = pa.concat_tables(parts).filter(pc.field("split") == "test")
-    names = pc.replace_substring_regex(found["photo_id"], r"\.jpg$", "")
-    known = truth.select(["photo_id", "apparent_age"])
-    joined = found.set_column(0, "photo_id", names).join(known, "photo_id", join_type="inner").to_pandas()
-    joined = joined[joined["face_age"].notna()]
-    drawn, calendar = joined["apparent_age"], joined["age"]
-    misses = [float((joined["face_age"] - each).abs().mean()) for each in (drawn, calendar)]
-    r = np.corrcoef(joined["face_age"] - calendar, drawn - calendar)[0, 1]
-    print(
-        f"{len(joined):,} photos of unseen people: face age misses the age that was drawn by {misses[0]:.1f} years, "
-        f"the calendar's by {misses[1]:.1f}; deviation found and planted: r = {r:.2f}"
+def _endpoints(people: str, models: dict[str, str], place: str) -> None:
+    """The service with these models, asked about the first person with two photos a year or two apart."""
+    table = read_manifest(store.join(people, "manifest.parquet")).sort_by(
+        [("subject_id", "ascending"), ("taken_on", "ascending")]
     )
+    rows = table.select(["subject_id", "taken_on", "uri"]).to_pylist()
+    pairs = ((a, b) for a, b in pairwise(rows) if a["subject_id"] == b["subject_id"])
+    first, second = next((a, b) for a, b in pairs if 366 <= (b["taken_on"] - a["taken_on"]).days <= 730)
+    photos = [store.read_bytes(store.absolute(each["uri"], people)) for each in (first, second)]
+    _demo_serve.ask_each([models["age"], models["survival"]], photos, [first["taken_on"], second["taken_on"]], place)
 
 
-def _against_the_truth(table: pa.Table, truth: pa.Table) -> bool:
-    """Cox on the true covariates of the first photos must hold the planted coefficients, half-width said."""
-    outcomes = table.select(["photo_id", "follow_up_days", "entry_days", "event"])
-    names = pc.replace_substring_regex(outcomes["photo_id"], r"\.jpg$", "")  # the index names a photo by its file
-    joined = outcomes.set_column(0, "photo_id", names).join(truth, "photo_id", join_type="inner").to_pandas()
-    assert len(joined) == table.num_rows, "photos without a truth"
-    first = joined.sort_values("photo_id").groupby("subject_id").head(1)
-    frame = first[["age", "dev_ref", "frailty", "aging_rate", "follow_up_days", "entry_days", "event"]]
-    frame = frame.rename(columns={"follow_up_days": "time", "entry_days": "entry"})
-    cox = CoxPHFitter().fit(frame, "time", "event", entry_col="entry")
-    planted = {
-        "age": (AGE_LOG_HAZARD_PER_YEAR, 10, "age, per decade"),
-        "dev_ref": (DEVIATION_LOG_HAZARD_PER_YEAR, 10, "deviation, per decade"),
-        "frailty": (FRAILTY_LOG_HAZARD, 1, "frailty, per SD"),
-        "aging_rate": (CohortOptions().rate_log_hazard, 1, "aging rate, per 1.0"),
-    }
-    print(f"{len(frame):,} people, {int(frame['event'].sum()):,} deaths   log hazard ratios")
-    print(f"  {'':24s}{'truth':>8s}{'true scores':>14s}{'99 % interval':>20s}")
-    agrees = True
-    for name, (value, scale, label) in planted.items():
-        estimate, error = cox.params_[name] * scale, cox.standard_errors_[name] * scale
-        low, high = estimate - 2.576 * error, estimate + 2.576 * error
-        inside = low <= value * scale <= high
-        agrees &= inside
-        mark = "" if inside else "   MISSED"
-        print(f"  {label:24s}{value * scale:8.3f}{estimate:14.3f}{f'{low:.3f} to {high:.3f}':>20s}{mark}")
-    return agrees
+def _judged(people: str, chain: dict[str, str], output: str) -> _demo_truth.Table:
+    told = json.loads(store.read_bytes(store.join(chain["survival"], "arm-random", "evaluation", "test.json")))
+    table = _demo_truth.judge(people, chain["score"], told["ranked"]["c_index"])
+    table.write(store.join(output, "truth.json"))
+    return table
+
+
+def _score_own(photos: str, models: dict[str, str], output: str) -> None:
+    """A folder of the user's own: every photo a row of scores.csv, or a reject with its reason."""
+    place = store.join(output, f"own-{hashlib.sha256(photos.encode()).hexdigest()[:8]}")
+    manifest = store.join(place, "photos.parquet")
+    index.main(index.Options(photos=photos, output=manifest))
+    scores = store.join(place, "scores")
+    ledger = score.main(score.Options(manifest=manifest, models=[models["age"], models["survival"]], output=scores))
+    if ledger.rows_out:
+        ages = pyarrow.csv.read_csv(store.join(scores, SCORES_CSV))["face_age"]
+        low, middle, high = (pc.quantile(ages, q=each)[0].as_py() for each in (0, 0.5, 1))
+        print(f"demo: face ages from {low:.0f} to {high:.0f} years, the middle one {middle:.0f}: {scores}/{SCORES_CSV}")
+    print(
+        "demo: these models have seen a few thousand drawn faces and not one photograph. The numbers show that "
+        "everything runs on your photos, and nothing about the people in them."
+    )
 
 
 if __name__ == "__main__":

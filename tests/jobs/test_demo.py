@@ -1,43 +1,71 @@
 """The demo runs from nothing, goes on where it was stopped, and fails loudly when the science is broken."""
 
+import json
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fahr import store
 from fahr.errors import Refused
-from jobs import demo
+from jobs import _demo_truth, demo, pipeline
 
 
 @pytest.mark.usefixtures("cluster")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "demo"
     options = demo.Options(
-        output=str(tmp_path / "demo"), subjects=250, samples=4800, age_samples=2560, risk_samples=640, trials=2
+        output=str(folder),
+        subjects=250,
+        photos_per_subject=2,
+        samples=1920,
+        age_samples=960,
+        risk_samples=640,
+        trials=2,
     )
     monkeypatch.setattr(demo, "LEARNED", 1.0)
-    monkeypatch.setattr(demo, "GUESSED", 1.0)  # half a minute of learning teaches that little
-    monkeypatch.setattr(demo, "RANKED", 0.0)  # and 25 people in whom it is tested are few
+    monkeypatch.setattr(_demo_truth, "GUESSED", 1.1)  # some seconds of learning teach that little
+    monkeypatch.setattr(_demo_truth, "RANKED", 0.0)
+    monkeypatch.setattr(demo.ray, "shutdown", lambda: None)  # this Ray is all tests'
     demo.main(options)
     told = capsys.readouterr().out
-    assert "frailty, per SD" in told and "MISSED" not in told
-    assert (tmp_path / "demo" / "aligned" / "figures" / "by_age.png").stat().st_size > 100_000
-    assert (tmp_path / "demo" / "model" / "reconstructions.png").stat().st_size > 50_000
-    assert "hidden patches of unseen people are painted" in told
-    assert "unseen people are misjudged by" in told and "deviation found and planted" in told
-    assert "of two unseen people the one who died first had the higher risk" in told
-    assert (tmp_path / "demo" / "age" / "evaluation" / "test-predicted.png").stat().st_size > 10_000
-    assert (tmp_path / "demo" / "settings" / "search.html").stat().st_size > 100_000
-    assert (tmp_path / "demo" / "settings" / "best.yaml").exists()
-    scores = store.Ledger.read(str(tmp_path / "demo" / "scores" / "ledger.json")).check()
-    assert scores.rows_in == store.Ledger.read(str(tmp_path / "demo" / "aligned" / "ledger.json")).rows_out
-    shutil.rmtree(tmp_path / "demo" / "manifest")  # as if it had been stopped there
+    assert "log hazard: frailty, a SD" in told and "MISSED" not in told
+    assert "hidden patches of unseen people are painted" in told and "risk learned from a random start" in told
+    assert (folder / "by_age.png").stat().st_size > 100_000
+    assert (folder / "settings" / "search.html").stat().st_size > 100_000
+    answers = json.loads((folder / "endpoints" / "answers.json").read_text())
+    assert 0 < answers["face-age"]["answer"]["face_age"] < 150
+    assert 366 <= answers["face-aging-rate"]["answer"]["interval_days"] <= 730
+    chain = {stage: Path(place) for stage, place in pipeline.places(str(folder / "pipeline")).items()}
+    assert "<svg" in (chain["evaluate"] / "report.html").read_text() or (chain["evaluate"] / "figures").is_dir()
+    scores = store.Ledger.read(str(chain["score"] / "ledger.json")).check()
+    assert scores.rows_in == store.Ledger.read(str(chain["align"] / "ledger.json")).rows_out
+    truth = json.loads((folder / "truth.json").read_text())
+    assert truth["people"] == 250 and all(not line["wrong"] for line in truth["lines"])
+
+    shutil.rmtree(folder / "manifest")  # as if it had been stopped there
     demo.main(options)
     told = capsys.readouterr().out
-    assert "people: here already" in told and "index: rows_in" in told and "scores: here already" in told
-    monkeypatch.setattr(demo, "FRAILTY_LOG_HAZARD", -0.7)
-    with pytest.raises(RuntimeError, match="misses the planted truth"):
+    assert "people: here already" in told and "index: rows_in" in told and "endpoints: here already" in told
+    assert "6 of 6 stages are done" in told
+
+    photos = sorted((folder / "people" / "photos").iterdir())[:5]
+    own = tmp_path / "own"
+    own.mkdir()
+    for photo in photos:
+        shutil.copy(photo, own)
+    (own / "broken.jpg").write_bytes(b"no photo")
+    demo.main(options.model_copy(update={"photos": str(own)}))
+    told = capsys.readouterr().out
+    assert "rows_in 6 = rows_out 5" in told and "not one photograph" in told
+    (rows,) = folder.glob("own-*/scores/scores.csv")
+    assert pd.read_csv(rows)["face_age"].notna().sum() == 5
+
+    monkeypatch.setitem(_demo_truth.PLANTED, "frailty", -0.7)
+    with pytest.raises(RuntimeError, match="the science is broken"):
         demo.main(options)
-    assert "MISSED" in capsys.readouterr().out
+    assert "MISSED: true scores do not hold the truth" in capsys.readouterr().out
 
 
 def test_a_folder_of_another_demo_and_a_bucket_are_refused(tmp_path):
