@@ -7,8 +7,8 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
-# Threads that wait give the core away: beside other work two threads of torch are 2.4 times as fast so (docs/training.md).
-export OMP_WAIT_POLICY ?= PASSIVE
+# Tests run beside Ray's processes: threads that wait give the core away (docs/training.md).
+test faults evidence: export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo serve test lint faults evidence bench lock clean
 help:

@@ -30,7 +30,7 @@ import ray
 
 from fahr import images, store
 from fahr.cohorts import read_manifest
-from fahr.cohorts.synthetic import make_cohort
+from fahr.cohorts.synthetic import CohortOptions, make_cohort
 from fahr.config import JobOptions, Location, option, read_yaml
 from fahr.errors import Refused
 from fahr.scores.tables import NAME as SCORES_CSV
@@ -40,9 +40,10 @@ from jobs._pipeline import Clock, spell
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
+SIZE_PX = 192  # of a photo: MTCNN's time goes with the area, and a face of it still fills 112 px
 # What each stage takes on two quiet cores, seconds: for the time left, which then goes by what the stages took.
-BUDGET_S = {"people": 35, "manifest": 2, "pipeline": 400, "settings": 45, "endpoints": 50, "table": 8}
-MINUTES = {"align": 1.1, "pretrain": 2.1, "age": 1.5, "survival": 1.5, "score": 0.8, "evaluate": 0.4}
+BUDGET_S = {"people": 15, "manifest": 2, "pipeline": 470, "settings": 55, "endpoints": 45, "table": 2}
+MINUTES = {"align": 1.3, "pretrain": 2.0, "age": 1.9, "survival": 1.9, "score": 0.6, "evaluate": 0.4}
 MODELS = {"mae": "pretrain", "age": "age", "survival": "survival/arm-mae"}  # under models/, and what they are
 
 
@@ -57,11 +58,11 @@ class Options(JobOptions):
         None, help="a folder of your own photos, to be scored with the demo's models", off="none", result=False
     )
     subjects: int = option(2000, help="how many people to invent", unit="people", ge=200)
-    photos_per_subject: int = option(3, help="photos of each at most", unit="photos", ge=1, le=16)
-    samples: int = option(16_000, help="faces shown to the model, again and again", unit="faces", ge=640)
-    age_samples: int = option(8_000, help="faces shown to it to learn age", unit="faces", ge=640)
+    photos_per_subject: int = option(2, help="photos of each at most", unit="photos", ge=1, le=16)
+    samples: int = option(12_000, help="faces shown to the model, again and again", unit="faces", ge=640)
+    age_samples: int = option(6_000, help="faces shown to it to learn age", unit="faces", ge=640)
     risk_samples: int = option(
-        5_000, help="faces shown to it to learn who dies first, and as many from a random start", unit="faces", ge=320
+        3_000, help="faces shown to it to learn who dies first, and as many from a random start", unit="faces", ge=320
     )
     trials: int = option(8, help="settings of the ranking loss that are tried", unit="trials", ge=2)
     seed: int = option(0, help="another seed, other people", unit="any whole number", ge=0)
@@ -154,7 +155,8 @@ class Stages:
 
 
 def _make_people(options: Options, place: str) -> None:
-    make_cohort(options.subjects, options.photos_per_subject, seed=options.seed, out=place)
+    small = CohortOptions(size_px=SIZE_PX)
+    make_cohort(options.subjects, options.photos_per_subject, seed=options.seed, out=place, options=small)
 
 
 def _index(options: Options, people: str, place: str) -> None:
@@ -182,8 +184,9 @@ def _chain(options: Options, manifest: str) -> dict[str, str]:
         "age": {
             "stages": [
                 {"name": "all", "samples": options.age_samples},
-                {"name": "balanced", "samples": options.age_samples // 4, "balanced": True, "base_lr": 5e-3},
+                {"name": "balanced", "samples": options.age_samples // 4, "balanced": True, "base_lr": 2.5e-3},
             ],
+            "global_batch": 64, "micro_batch": 64, "base_lr": 5e-3,
             "judge_epochs": 1.5, "bootstraps": 200,
         },
         "survival": {
