@@ -5,7 +5,8 @@ python benchmarks/serve.py [SECONDS] [ROUNDS] [--model vit_base] [--photos]
 One JPEG a request, bf16, closed loop at 1, 8 and 32 clients, then a fixed offered load and an overload. All servers
 are up at once and take turns, a window of SECONDS each, ROUNDS times; what Ray takes while idle is told. By default a
 request is an aligned face, so that the network is what is measured; `--photos` sends whole photos: detect, align,
-score, against the same code under uvicorn alone. The client is this process, on the same cores.
+score, against the same code under uvicorn alone. The client is this process, on the same cores. Beside each rate is
+the CPU time of an answer, of all processes of a server: on a machine that others use it is what can be compared.
 
   ray serve        serve/app.py: ingress -> aligner (which only decodes, without --photos) -> backbone
   fastapi, batched what a good engineer writes: one process, a queue, a batch of whatever waits
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from fahr.scoring import Scorer
 sys.path.remove(str(Path(__file__).resolve().parent))
 
 BATCH, DISTINCT = 16, 64
+RETRY_AFTER_S = 1
 CLIENTS = (1, 8, 32)
 ROOT = Path(__file__).resolve().parents[1]
 LITSERVE = ROOT / ".venv-bench" / "bin" / "python"
@@ -100,6 +102,7 @@ class Window:
     latencies: list[float] = field(default_factory=list)  # of answers 200
     statuses: list[int] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)  # latencies of 503
+    cpu_s: float = 0.0  # of the server
 
     @property
     def rate(self) -> float:
@@ -108,7 +111,8 @@ class Window:
     def told(self) -> str:
         p50, p99 = np.percentile(self.latencies or [np.nan], [50, 99]) * 1000
         other = len(self.statuses) - len(self.latencies)
-        return f"{self.rate:6.1f}/s  p50 {p50:5.0f} ms  p99 {p99:5.0f} ms" + (f"  {other} not 200" if other else "")
+        cpu = self.cpu_s / max(1, len(self.latencies)) * 1000
+        return f"p50 {p50:5.0f} ms  p99 {p99:5.0f} ms  {cpu:4.0f} ms CPU" + (f"  {other} not 200" if other else "")
 
 
 async def ask(port: int, request: bytes, kept: list[Any]) -> int:
@@ -130,8 +134,9 @@ async def ask(port: int, request: bytes, kept: list[Any]) -> int:
     return int(head.split()[1])
 
 
-async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> Window:
-    """Each client sends its next request when it has its answer. What is on its way at the end is not counted."""
+async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float, rest: float = 0) -> Window:
+    """Each client sends its next request when it has its answer, or `rest` seconds after it was turned away. What is on
+    its way at the end is not counted."""
     window, end = Window(seconds), time.perf_counter() + seconds
 
     async def client(number: int) -> None:
@@ -140,6 +145,8 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
         while (began := time.perf_counter()) < end:
             status = await ask(port, requests[turn % len(requests)], kept)
             _note(window, status, time.perf_counter() - began, time.perf_counter() <= end)
+            if status == 503:
+                await asyncio.sleep(rest)
             turn += clients
         if kept:
             kept[1].close()
@@ -212,8 +219,14 @@ def micro_batched(place: str, port: int, whole: bool) -> None:
     import uvicorn
     from fastapi import FastAPI, UploadFile
 
+    @contextlib.asynccontextmanager
+    async def working(app: FastAPI) -> AsyncIterator[None]:
+        worker = asyncio.create_task(work())
+        yield
+        worker.cancel()
+
     torch.set_num_threads(os.cpu_count() or 1)
-    scorer, app, thread = Scorer(load(place), batch=BATCH), FastAPI(), ThreadPoolExecutor(1)
+    scorer, app, thread = Scorer(load(place), batch=BATCH), FastAPI(lifespan=working), ThreadPoolExecutor(1)
     queue: asyncio.Queue[tuple[bytes, asyncio.Future[float]]] = asyncio.Queue()
 
     def score(files: list[bytes]) -> list[float]:
@@ -228,10 +241,6 @@ def micro_batched(place: str, port: int, whole: bool) -> None:
             said = await asyncio.get_running_loop().run_in_executor(thread, score, [file for file, _ in batch])
             for (_, future), each in zip(batch, said, strict=True):
                 future.set_result(each)
-
-    @app.on_event("startup")
-    async def start() -> None:
-        app.state.worker = asyncio.create_task(work())
 
     @app.post(PATH)
     async def face_age(photo: UploadFile) -> dict[str, float]:
@@ -271,7 +280,9 @@ def _settings(place: str) -> Any:
 
 
 def same_code(place: str, port: int, whole: bool) -> None:
-    """Our ingress, aligner and backbone in one process."""
+    """Our ingress, aligner and backbone in one process. Its log is written, and thrown away."""
+    import logging
+
     import uvicorn
 
     from serve.aligning import Aligning
@@ -280,6 +291,10 @@ def same_code(place: str, port: int, whole: bool) -> None:
     from serve.backbone import Backbone
     from serve.service import Service
 
+    for handler in (log := logging.getLogger("ray.serve")).handlers[:]:
+        log.removeHandler(handler)
+    log.addHandler(logging.FileHandler(os.devnull))
+    log.propagate = False
     settings = _settings(place)
     routes, plans = plan_routes(settings)
     aligner = (Aligning if whole else Cropped)([plan.cut for plan in plans.values()], **settings.of_aligner())
@@ -344,13 +359,21 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Of all processes of its session."""
-        ticks = 0
+        return sum(int(stat[11]) + int(stat[12]) for stat, _ in self._processes()) / os.sysconf("SC_CLK_TCK")
+
+    def own_mib(self) -> float:
+        """Memory that its processes share with nobody."""
+        pages = sum(int(statm[1]) - int(statm[2]) for _, statm in self._processes())
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def _processes(self) -> Iterator[tuple[list[str], list[str]]]:
+        """What /proc says of each in its session: stat from the state on, and statm."""
         for place in Path("/proc").iterdir():
             with contextlib.suppress(OSError, IndexError):
                 if place.name.isdigit():
-                    fields = (place / "stat").read_text().rpartition(")")[2].split()
-                    ticks += (int(fields[11]) + int(fields[12])) * (int(fields[3]) == self.process.pid)
-        return ticks / os.sysconf("SC_CLK_TCK")
+                    stat = (place / "stat").read_text().rpartition(")")[2].split()
+                    if int(stat[3]) == self.process.pid:
+                        yield stat, (place / "statm").read_text().split()
 
 
 @contextlib.contextmanager
@@ -413,18 +436,33 @@ def bare_loop(place: str, files: Sequence[bytes], seconds: float) -> Window:
     return window
 
 
+def overload(title: str, window: Window) -> None:
+    p50, p99 = np.percentile(window.refused or [np.nan], [50, 99]) * 1000
+    print(
+        f"overload, {title}: {len(window.latencies)} answers, {len(window.refused)} x 503, p50 {p50:.0f} ms, "
+        f"p99 {p99:.0f} ms, others {sorted(set(window.statuses) - {200, 503})}"
+    )
+
+
 def measure(servers: Sequence[Server], place: str, whole: bool, seconds: float, rounds: int) -> None:
     files = make_files(whole)
     requests = {server.name: [posted(file, server.port) for file in files] for server in servers}
     ours = servers[0]
+    answered, memory = 0, []  # of ours: how many, and what it held then
 
     def turn(title: str, load: Callable[[Server], Awaitable[Window]]) -> dict[str, list[Window]]:
         made: dict[str, list[Window]] = {server.name: [] for server in servers}
+        nonlocal answered
         for number in range(rounds + 1):
             for server in servers:
+                before = server.cpu_seconds()
                 window = asyncio.run(load(server))  # type: ignore[arg-type]
+                window.cpu_s = server.cpu_seconds() - before
                 if number:  # the first round warms up
                     made[server.name].append(window)
+                if server is ours:
+                    answered += len(window.latencies)
+        memory.append(f"{ours.own_mib():,.0f} MiB after {answered:,}")
         print(f"{title}: {rounds} interleaved windows of {seconds:g} s, median [range]")
         for name, windows in made.items():
             rates = [each.rate for each in windows]
@@ -448,12 +486,11 @@ def measure(servers: Sequence[Server], place: str, whole: bool, seconds: float, 
         )
     half = fastest / 2
     turn(f"offered {half:.0f} requests/s", lambda server: offered(server.port, requests[server.name], half, seconds))
-    window = asyncio.run(closed_loop(ours.port, requests[ours.name], 200, seconds))
-    slow = max(window.refused, default=0.0) * 1000
-    print(
-        f"overload, 200 clients: {len(window.latencies)} answers, {len(window.refused)} x 503, the slowest in "
-        f"{slow:.0f} ms, others {sorted(set(window.statuses) - {200, 503})}"
-    )
+    crowd = closed_loop(ours.port, requests[ours.name], 200, 2 * seconds, rest=RETRY_AFTER_S)
+    overload("200 clients at once, who come again as Retry-After says", asyncio.run(crowd))
+    twice = offered(ours.port, requests[ours.name], 2 * fastest, 2 * seconds)
+    overload(f"{2 * fastest:.0f} requests/s, twice what it answers", asyncio.run(twice))
+    print(f"memory of ours, all of Ray's processes: {', '.join(memory)} answers")
     before, began = ours.cpu_seconds(), time.perf_counter()
     time.sleep(5)
     print(f"idle: Ray takes {(ours.cpu_seconds() - before) / (time.perf_counter() - began):.0%} of a core")

@@ -4,6 +4,7 @@ python -m serve --models out/demo/age/checkpoint out/demo/survival/checkpoint
 python -m serve --models runs/age/checkpoint --detector mtcnn --port 8080 --data-roots /data --results out/cohorts
 """
 
+import logging
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from serve.settings import ServeSettings
 
 OBJECT_STORE_BYTES = 512 << 20
 CORES = os.cpu_count() or 1
+AGENT_PORT = 52365  # of what takes Ray's jobs, which are cohorts; `ray.init` has no word for another one
 LATER_S = 5  # than our own time-out, which is told as a problem: Serve's words are a backstop
 # Read by each of Ray's processes when it starts. docs/serve.md has what each brings.
 ENVIRONMENT = {
@@ -78,12 +80,8 @@ def main(options: Options) -> None:
     if options.dry_run:
         return
     began = time.monotonic()
-    with socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except OSError as error:
-            raise Refused(f"port {options.port} of {options.host}: {error.strerror}. Give another --port.") from error
+    if why := taken(options.host, options.port):
+        raise Refused(f"port {options.port} of {options.host}: {why}. Give another --port.")
     connect(settings)
     try:
         start(settings, options.port)
@@ -94,17 +92,34 @@ def main(options: Options) -> None:
         ended.wait()
         print("serve: ending; what is being answered is finished", flush=True)
     finally:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
+
+
+def taken(host: str, port: int) -> str:
+    """Why nobody can listen there; empty: one can."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def connect(settings: ServeSettings) -> None:
     """A Ray of this process's own."""
+    if settings.cohorts.results is not None and taken("127.0.0.1", AGENT_PORT):
+        print(
+            f"serve: port {AGENT_PORT} is held, by another Ray on this machine: POST /v1/cohorts will answer 503. For "
+            "cohorts end that one and start this again.",
+            flush=True,
+        )
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
     ray.init(
         address="local", num_cpus=logical_cpus(settings), log_to_driver=False,
         include_dashboard=settings.cohorts.results is not None,  # it has the jobs API, on 127.0.0.1 with Ray's token
-        object_store_memory=OBJECT_STORE_BYTES, logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR,
     )  # fmt: skip
 
 

@@ -134,9 +134,10 @@ def _client() -> JobSubmissionClient:
 
 def _group() -> PlacementGroup | None:
     try:
-        return get_placement_group(RESERVATION)
+        found: PlacementGroup = get_placement_group(RESERVATION)
     except ValueError:
         return None
+    return found
 
 
 def _alike(some: Sequence[dict[str, float]], others: Sequence[dict[str, float]]) -> bool:

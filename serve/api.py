@@ -5,6 +5,7 @@ api = make_api(service, settings, tokens)
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fahr.models.checkpoints.card import render
-from serve import answers
+from serve import answers, calls
 from serve.limits import Gate
 from serve.metrics import Meter
 from serve.problems import Problem, identify, install
@@ -38,6 +39,7 @@ from serve.settings import ServeSettings
 from serve.tokens import Tokens
 
 _ABOUT = "Face age, survival risk and face aging rate from photographs. Research use only: not a diagnosis."
+_READ_AT_ONCE = 64 << 10  # bytes of a body that are read before a thread would have begun
 _CALIBRATIONS = (
     "conformal", "bias_correction", "risk_sd", "risk_percentiles", "quartile_cuts", "repeatability_sd_years",
     "aging_rate_prior",
@@ -48,10 +50,15 @@ def make_api(
     service: Service, settings: ServeSettings, tokens: Tokens | None, *routers: APIRouter, echo: bool = True
 ) -> ASGIApp:
     """`routers`: more paths. `echo`: whether the answer's X-Request-ID is ours to write."""
-    app = FastAPI(title="fahr", version=version("fahr"), description=_ABOUT, redoc_url=None)
+    app = FastAPI(title="fahr", version=version("fahr"), description=_ABOUT, docs_url=None, redoc_url=None)
     install(app)
     for router in (_photos(service, settings), _about(service), *routers):
         app.include_router(router)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> str:
+        return calls.page(app.openapi())
+
     return _Watched(Gate(app, settings.limits, tokens, echo=echo), service.meter)
 
 
@@ -65,7 +72,8 @@ def _photos(service: Service, settings: ServeSettings) -> APIRouter:
         with service.admitted():
             body, kind = await request.body(), request.headers.get("content-type")
             with service.meter.stage("read"):
-                sent = await anyio.to_thread.run_sync(lambda: read_photos(body, kind, settings.limits, dated=dated))
+                read = partial(read_photos, body, kind, settings.limits, dated=dated)
+                sent = read() if len(body) <= _READ_AT_ONCE else await anyio.to_thread.run_sync(read)
             work = await service.read(task, sent.photos, identify(request.scope))
             with service.meter.stage("answer"):
                 made = make(work, sent)

@@ -50,7 +50,7 @@ def bind(args: ServeSettings, aligning: type = Aligning) -> Application:
         made = _deployment(Backbone, family, args, args.backbone)
         # As user_config: by `serve deploy`, a changed checkpoint restarts nothing.
         backbones[family] = made.options(user_config={"models": places}).bind(**args.of_backbone())
-    ingress = serve.deployment(Ingress).options(
+    ingress = serve.deployment()(Ingress).options(
         name="ingress",
         num_replicas=args.ingress_replicas,
         max_ongoing_requests=MOST_AT_THE_DOOR,
@@ -66,7 +66,7 @@ def bind(args: ServeSettings, aligning: type = Aligning) -> Application:
 
 def _deployment(made: type, name: str, settings: ServeSettings, stage: Stage) -> Deployment:
     """Replicas of `stage`: more where full batches wait, at the pace that the settings say."""
-    return serve.deployment(made).options(
+    return serve.deployment()(made).options(
         name=name,
         ray_actor_options={"num_cpus": stage.cpus, "num_gpus": stage.gpus},
         max_ongoing_requests=stage.ongoing,
@@ -149,7 +149,7 @@ class Ingress:
     """HTTP. It holds no model, only who to ask."""
 
     def __init__(
-        self, settings: ServeSettings, aligner: DeploymentHandle, backbones: Mapping[str, DeploymentHandle]
+        self, settings: ServeSettings, aligner: DeploymentHandle[Any], backbones: Mapping[str, DeploymentHandle[Any]]
     ) -> None:
         self.settings = settings
         parts = [aligner, *backbones.values()]

@@ -82,15 +82,14 @@ class Family(Team):
         """(N,) of each task, N at most `most`. The trunk runs once, whatever the number of heads."""
         assert len(faces) <= self.most, f"{len(faces)} faces in a batch of {self.most}"
         scorers = [self._scorers[plan.task] for plan in self.plans]
-        scorers[0].batch = self.most if self.fixed_shape else max(1, len(faces))
+        for scorer in scorers:
+            scorer.batch = self.most if self.fixed_shape else max(1, len(faces))
         seen = [face[self.cut] for face in faces]
         features = [scorers[0].features(seen)]
         if self.plans[0].flip:
             features.append(scorers[0].features([face[:, ::-1] for face in seen]))
-        if self.fixed_shape:  # the sums of a head depend on the number of its rows as well
-            features = [np.resize(each, (self.most, each.shape[1])) for each in features]
         return {
-            plan.task: np.mean([scorer.from_features(each)[: len(faces)] for each in features], axis=0)
+            plan.task: np.mean([scorer.from_features(each) for each in features], axis=0)
             for plan, scorer in zip(self.plans, scorers, strict=True)
         }
 

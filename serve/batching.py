@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 
 @dataclass(eq=False)
@@ -65,12 +66,13 @@ class Batcher(Generic[Item, Result]):
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         try:
-            return await asyncio.gather(*(each.future for each in waiting))
+            results: list[Result] = await asyncio.gather(*(each.future for each in waiting))
+            return results
         finally:
             for each in waiting:  # of a request that failed: the rest of it is not worth the work
                 each.future.cancel()
 
-    async def in_thread(self, call: Callable[..., Result], *given: Any) -> Result:
+    async def in_thread(self, call: Callable[..., Made], *given: Any) -> Made:
         """`call(*given)` in the thread of the batches, between two of them."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *given)
 

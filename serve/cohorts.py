@@ -14,7 +14,7 @@ import json
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import ray
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
@@ -34,6 +34,8 @@ from serve.limits import Limits
 from serve.problems import Problem, sentence
 from serve.reading import JSON, MULTIPART, Part, read_json, read_parts
 from serve.schemas import COHORT_BODY_JSON, CohortAnswer, CohortCreated, CohortIn, problem_responses
+
+Made = TypeVar("Made")
 
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _RETRY_FULL_S, _RETRY_S = 30, 5
@@ -356,7 +358,7 @@ def router(  # long: four routes that share their cohorts
     return routes
 
 
-def _told(ask: Callable[..., Any], *arguments: Any) -> Any:
+def _told(ask: Callable[..., Made], *arguments: Any) -> Made:
     """Ray and the store are away: that passes."""
     try:
         return ask(*arguments)

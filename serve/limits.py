@@ -79,8 +79,8 @@ class Gate:
                 await self._read(visit)
                 visit.deadline = deadline
                 await self._app(scope, visit.replay, visit.send)
-        except Problem as problem:
-            await visit.refuse(problem, self._limits.linger_seconds)
+        except Problem as refused:
+            await visit.refuse(refused, self._limits.linger_seconds)
         except _Gone:
             return  # nobody is left to be told
         except TimeoutError:

@@ -27,7 +27,10 @@ class Meter:
 
     def __init__(self) -> None:
         self._requests = Histogram(
-            "fahr_request_seconds", "From the first byte to the answer.", SECONDS, ("path", "status")
+            "fahr_request_seconds",
+            "From the first byte to the answer.",
+            SECONDS,
+            ("path", "status"),  # type: ignore[arg-type]  # Ray's hint means a tuple of any length, and says one
         )
         self._stages = Histogram("fahr_stage_seconds", "Of a request, by stage.", SECONDS, ("stage",))
         self._rejects = Counter("fahr_rejects", "Photos that cannot be scored.", ("reason",))

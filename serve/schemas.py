@@ -32,10 +32,10 @@ def read_age(value: Any) -> float:
     """Years, a number of JSON. The rules of a manifest."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"is {_named(value)}, but must be a number of years. Write it like 61.5.")
-    value = float(max(min(value, 1e9), -1e9))  # whole numbers can be larger than any float; nan stays
-    if not 0 <= value <= OLDEST_YEARS:
-        raise ValueError(f"{value:.6g} must be from 0 to {OLDEST_YEARS:.0f} years. Correct it, or leave it out.")
-    return value
+    years = float(max(min(value, 1e9), -1e9))  # whole numbers can be larger than any float; nan stays
+    if not 0 <= years <= OLDEST_YEARS:
+        raise ValueError(f"{years:.6g} must be from 0 to {OLDEST_YEARS:.0f} years. Correct it, or leave it out.")
+    return years
 
 
 def read_age_text(text: str) -> float:

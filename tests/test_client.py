@@ -265,9 +265,30 @@ def test_every_other_problem_is_raised_at_once(serving, waits, status):
 
 @pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"[]", b"{}", b"\xff", b"null"])
 def test_a_proxy_that_speaks_otherwise_is_told_of_too(serving, body):
-    with serving(Script(lambda request, _: Response(body, 502))) as client, pytest.raises(ServiceError) as caught:
+    script = Script(lambda request, _: Response(body, 502))
+    with serving(script, patience_s=0) as client, pytest.raises(ServiceError) as caught:
         client.models()
     assert caught.value.status == 502
+
+
+@pytest.mark.parametrize("status", [404, 500, 502, 504])
+def test_a_process_that_ended_with_the_request_is_asked_again_and_a_fault_of_the_service_is_not(serving, waits, status):
+    """Ray's proxy answers 500 in its own words where the ingress was killed, and 404 before there is one."""
+    lost: Answers = lambda request, body: Response(b"Internal Server Error", status, media_type="text/plain")  # noqa: E731
+    fault: Answers = lambda request, body: Problem(status, "Something broke.").response("r-3")  # noqa: E731
+    script = Script(lost, lost, seen)
+    with serving(script) as client:
+        assert client.face_age(PHOTOS).face_age == 60.0
+    assert len(script.requests) == 3 and len(waits) == 2
+    script = Script(lost, answer(schemas.CohortCreated(id="c-1"), 202))
+    with serving(script) as client:
+        assert client.create_cohort("/d/x.csv", ["age"]) == "c-1"
+    assert len({request.headers["idempotency-key"] for request, _ in script.requests}) == 1
+    with serving(Script(lost, lambda request, body: Response(status_code=204))) as client:
+        assert client.erase_cohort("c-1")  # and not: there was none
+    with serving(Script(fault, seen)) as client, pytest.raises(ServiceError, match="Something broke"):
+        client.face_age(PHOTOS)
+    assert len(waits) == 4
 
 
 def test_scores_are_saved_whole_or_not_at_all(serving, tmp_path, waits):

@@ -5,8 +5,8 @@ with Client("http://127.0.0.1:8000") as client:
     cohort = client.wait_for_cohort(client.create_cohort("/data/people.csv", ["age"]))
     client.save_scores(cohort.id, "scores.parquet")
 
-`AsyncClient` is the same with `await`. A service that is full (503, 429) or away is asked again, after what it says in
-Retry-After and a random while, so that those who were turned away together do not come back together.
+`AsyncClient` is the same with `await`. A service that is full (503, 429) or away (a proxy says so in its own words) is
+asked again, after what it says in Retry-After and a random while, so that a crowd does not come back as one.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ Photo = bytes | str | PathLike[str]  # the file's content, or where it lies
 TIMEOUT_S = 120.0  # of one answer: longer than the service takes before it gives up itself
 PATIENCE_S = 60.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 8.0
-_RETRIED = (429, 503)
+_RETRIED, _AWAY = (429, 503), (404, 500, 502, 504)  # the latter in a proxy's words: nobody is behind it now
 
 
 # --- what comes back ---
@@ -297,6 +297,12 @@ def _error(answer: httpx.Response) -> ServiceError:
     )
 
 
+def _passes(answer: httpx.Response) -> bool:
+    """Whether the next answer may be another one. A 500 of the service itself is a fault, and stays one."""
+    own = answer.headers.get("content-type", "").startswith("application/problem+json")
+    return answer.status_code in _RETRIED or (answer.status_code in _AWAY and not own)
+
+
 def _accepted(call: _Call[T], answer: httpx.Response) -> T:
     if answer.is_success or (call.method == "DELETE" and answer.status_code == 404):
         return call.read(answer)
@@ -388,7 +394,7 @@ class Client:
             except httpx.TransportError as error:
                 time.sleep(patience.after(error))
                 continue
-            if answer.status_code not in _RETRIED:
+            if not _passes(answer):
                 return _accepted(call, answer)
             time.sleep(patience.after(answer))
 
@@ -470,7 +476,7 @@ class AsyncClient:
             except httpx.TransportError as error:
                 await asyncio.sleep(patience.after(error))
                 continue
-            if answer.status_code not in _RETRIED:
+            if not _passes(answer):
                 return _accepted(call, answer)
             await asyncio.sleep(patience.after(answer))
 

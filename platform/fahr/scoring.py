@@ -60,10 +60,18 @@ class Scorer:
         return self.from_features(self.features(faces))
 
     def from_features(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(N, D) of `features` -> (N,), the head alone."""
-        with torch.inference_mode():
-            raw = self.model.predict(torch.from_numpy(features).to(self.device)).cpu().numpy().astype(np.float64)
+        """(N, D) of `features` -> (N,), the head alone, in batches of the same shape too."""
+        raw = np.empty(len(features))
+        for start in range(0, len(features), self.batch):
+            some = features[start : start + self.batch]
+            padded = np.zeros((self.batch, features.shape[1]), np.float32)
+            padded[: len(some)] = some
+            raw[start : start + len(some)] = self._head(padded)[: len(some)]
         return (raw - self._mean) / self._sd
+
+    @torch.inference_mode()
+    def _head(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self.model.predict(torch.from_numpy(features).to(self.device)).cpu().numpy()
 
     def features(self, faces: Sequence[Pixels] | Pixels) -> NDArray[np.float32]:
         """(N, D): what the head reads, such as CLS after the last norm."""

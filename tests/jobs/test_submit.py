@@ -1,17 +1,10 @@
 """Jobs really submitted: `ray start --head`, the jobs API with its token, code shipped from the working directory."""
 
 import json
-import os
 import re
 import shlex
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,85 +13,23 @@ from fahr import store
 from fahr.cohorts.synthetic import make_cohort
 from fahr.models import create, load, save
 from tools.faces import commit_faces, jpegs, pictures
-
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-Head = tuple[dict[str, str], str]  # its environment, and its address
+from tools.head import BIN, ROOT, Head, running_head
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A head node of its own, on ports of its own; its token lies in a private home."""
-    home = tmp_path_factory.mktemp("home")
-    session = tmp_path_factory.mktemp("ray")  # Unix sockets need short paths; pytest's are short enough under /tmp
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        "HOME": str(home),
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "a-token-for-this-test",
-        "RAY_TMPDIR": str(session),
-        "NO_PROXY": "127.0.0.1,localhost",
-    }
-    port, dashboard, agent = _free_port(), _free_port(), _free_port()
-    command = [
-        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=4",
-        "--object-store-memory=200000000", "--disable-usage-stats",
-        # The agent that takes submissions has a fixed port, which another Ray on this machine holds.
-        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={_free_port()}",
-    ]  # fmt: skip
-    log = (session / "head.log").open("w")
-    node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_for((dashboard, agent), node, session / "head.log")
-        yield environment, f"http://127.0.0.1:{dashboard}"
-    finally:
-        os.killpg(node.pid, signal.SIGTERM)  # the head and what it started, nothing else
-        try:
-            node.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(node.pid, signal.SIGKILL)
-        log.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(ports: Sequence[int], node: subprocess.Popen[bytes], log: Path) -> None:
-    """Until both answer: the dashboard does before the agent that runs the jobs."""
-    deadline = time.monotonic() + 120
-    for port in ports:
-        while not _answers(port):
-            if node.poll() is not None:
-                raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
-            if time.monotonic() > deadline:
-                raise RuntimeError("the head did not come up in 120 s")
-            time.sleep(0.2)
-
-
-def _answers(port: int) -> bool:
-    try:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2)
-    except urllib.error.HTTPError:
-        return True  # it asks for the token, or has no such page: it is up
-    except OSError:
-        return False
-    return True
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with running_head(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("ray")) as made:
+        yield made
 
 
 def submitted(head: Head, *line: str, **more: str) -> subprocess.Popen[str]:
     """`ray job submit ... -- LINE`, begun. Its output is the job's."""
-    environment, address = head
     command = [
-        str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", ".",
+        str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", ".",
         "--runtime-env", "cluster/runtime-env.yaml", "--", *line,
     ]  # fmt: skip
     return subprocess.Popen(
-        command, cwd=ROOT, env={**environment, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=ROOT, env={**head.environment, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 

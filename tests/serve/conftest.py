@@ -1,13 +1,14 @@
 """What tests of the service share: models, photos of rendered people, and one application on the session's cluster."""
 
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import httpx
 import pytest
 
 from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
+from tools.head import Head, running_head
 from tools.models import checkpoint
 
 
@@ -34,8 +35,13 @@ class Served(NamedTuple):
 
     http: httpx.Client
     url: str
-    settings: Any  # ServeSettings
-    deploy: Callable[..., None]  # again, with other settings; returns when it runs
+
+
+@pytest.fixture(scope="package")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """What the session's cluster has not: a dashboard, and the jobs API."""
+    with running_head(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("ray")) as made:
+        yield made
 
 
 @pytest.fixture(scope="package")
@@ -50,21 +56,19 @@ def served(cluster: None, models: dict[str, str]) -> Iterator[Served]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     settings = {
-        "models": list(models.values()), "host": "127.0.0.1", "precision": "fp32", "most_in_flight": 64,
-        "drain_s": 5, "aligner": {"batch": 8, "cpus": 0.1, "threads": 1, "most_replicas": 1},
-        "backbone": {
-            "batch": 16, "cpus": 0.1, "threads": 1, "most_replicas": 2, "upscale_delay_s": 2, "downscale_delay_s": 4,
+        "models": list(models.values()), "host": "127.0.0.1", "precision": "fp32", "most_in_flight": 40,
+        "drain_s": 5,
+        "aligner": {
+            "batch": 8, "cpus": 0.1, "threads": 1, "most_replicas": 2, "upscale_delay_s": 1,
+            "downscale_delay_s": 4,
         },
+        "backbone": {"batch": 16, "cpus": 0.1, "threads": 1, "most_replicas": 1},
     }  # fmt: skip
-
-    def deploy(**more: Any) -> None:
-        serve.run(build(ServeSettings.model_validate({**settings, **more})), name="fahr", route_prefix="/")
-
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 65})
     try:
-        deploy()
+        serve.run(build(ServeSettings.model_validate(settings)), name="fahr", route_prefix="/")
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
-            yield Served(http, url, ServeSettings.model_validate(settings), deploy)
+            yield Served(http, url)
     finally:
         serve.shutdown()

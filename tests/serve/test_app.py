@@ -26,7 +26,6 @@ from serve.app import plan_routes
 from serve.backbone import Family
 from serve.schemas import FaceAgeAnswer, FaceAgingRateAnswer, ModelsAnswer, ProblemDetails, SurvivalRiskAnswer
 from serve.settings import ServeSettings
-from tools.models import checkpoint
 from tools.service import Load, replica_processes, resident_mib, until
 
 YEARS, SDS = 0.01, 0.001  # what an answer may differ by
@@ -147,17 +146,22 @@ def test_pages_and_probes_answer(served):
     assert served.http.get("/readyz").json() == {"status": "ready"}
     page = served.http.get("/")
     assert page.headers["content-type"].startswith("text/html") and "Research use only" in page.text
-    assert served.http.get("/docs").status_code == 200
     paths = served.http.get("/openapi.json").json()["paths"]
+    docs = served.http.get("/docs").text
+    assert all(path in docs for path in paths) and "face_age_deviation" in docs and "taken_on" in docs
+    assert not re.search(r"<script|<link|@import|url\(|(src|href|action)=.?(https?:)?//", docs), (
+        "it tells others who reads it"
+    )
     assert {"/v1/face-age", "/v1/survival-risk", "/v1/face-aging-rate", "/v1/models", "/v1/cohorts"} <= set(paths)
     assert served.http.get("/nothing").status_code == 404
 
 
 def curl_lines() -> list[str]:
-    """Of README and docs/serve.md, as they stand there."""
+    """Of README and docs/serve.md, as they stand there; cohorts need a folder (test_cohorts_submitted.py)."""
     root = Path(__file__).resolve().parents[2]
     texts = [(root / name).read_text() for name in ("README.md", "docs/serve.md")]
-    return list(dict.fromkeys(re.findall(r"^curl .*http://127.0.0.1:8000/\S*", "\n".join(texts), re.M)))
+    found = re.findall(r"^curl .*http://127.0.0.1:8000/\S*", "\n".join(texts), re.M)
+    return [line for line in dict.fromkeys(found) if "/v1/cohorts" not in line]
 
 
 @pytest.mark.parametrize("line", curl_lines())
@@ -203,25 +207,6 @@ def _logged(name: str) -> str | None:
     return None
 
 
-def test_a_changed_checkpoint_takes_over_and_no_answer_is_lost_or_mixed(served, models, photos, tmp_path):
-    new = checkpoint(tmp_path / "new", "age", seed=7)
-    digests = {place: load(place).digest for place in (models["age"], new)}
-    try:
-        with Load(served.url, photos[0], 4) as under:
-            until(lambda: len(under.answers) > 8)
-            served.deploy(models=[new, models["survival"]])
-            then = len(under.answers)
-            until(lambda: len(under.answers) > then + 8)
-    finally:
-        served.deploy()
-    assert under.statuses() == {200}, [each for each in under.answers if each[0] != 200][:2]
-    told = [each["model"]["digest"] for each in under.told()]
-    assert told[0] == digests[models["age"]] and told[-1] == digests[new] and set(told) == set(digests.values())
-    assert under.spread() <= YEARS, "one photo, and several answers of one model"
-    listed = ModelsAnswer.model_validate_json(served.http.get("/v1/models").content).models
-    assert listed[0].digest == digests[models["age"]]
-
-
 @pytest.mark.evidence
 def test_memory_of_every_replica_stays_flat_over_fifty_thousand_requests(served, photos):
     def sizes() -> dict[str, float]:
@@ -243,8 +228,9 @@ def test_memory_of_every_replica_stays_flat_over_fifty_thousand_requests(served,
 def test_with_one_shape_every_score_is_that_of_the_job_to_the_bit_alone_or_not(models):
     plans = plan_models([models["age"]])
     rng = np.random.default_rng(0)
-    faces = [{plans[0].cut: rng.integers(0, 256, (112, 112, 3), np.uint8)} for _ in range(16)]
-    expected = Team(plans, batch=16).values(faces)["age"]
+    faces = [{plans[0].cut: rng.integers(0, 256, (112, 112, 3), np.uint8)} for _ in range(35)]
+    expected = Team(plans, batch=16).values(faces)["age"]  # 35 at once: two full batches and a rest
+    faces, expected = faces[-16:], expected[-16:]
     fixed, free = Family(plans, most=16, fixed_shape=True), Family(plans, most=16)
     np.testing.assert_array_equal(fixed.values(faces)["age"], expected)
     np.testing.assert_array_equal([fixed.values([face])["age"][0] for face in faces], expected)

@@ -5,11 +5,8 @@ import json
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -20,16 +17,11 @@ from fahr.cohorts import read_manifest, write_manifest
 from fahr.cohorts.synthetic import make_cohort
 from serve import _cohort_run
 from serve._cohort_folder import Cohort, new_id
-from tools.head import ROOT, Head, free_port, running_head
+from tools.head import ROOT, Head, free_port
+from tools.service import until
 
 PROGRAM = ROOT / "tests" / "tools" / "cohorts_app.py"
 SCORING = {"detector": "mtcnn", "precision": "fp32", "rows_per_unit": 2}
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with running_head(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("ray")) as made:
-        yield made
 
 
 class Ingress:
@@ -65,14 +57,6 @@ class Ingress:
     def client(self) -> Client:
         """It waits until the process listens, and the head takes jobs."""
         return Client(self.url, patience_s=180)
-
-
-def until(condition: Callable[[], Any], seconds: float = 300.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture
@@ -133,7 +117,7 @@ def test_a_cohort_outlives_the_service_and_another_is_cancelled_without_a_trace(
         assert client.upload_cohort(_csv(people), ["age"], key="k") == id
         assert client.wait_for_cohort(id, every_s=0.3, at_most_s=300).rows_done == 6
         running = client.create_cohort(many, ["age"])
-        until(lambda: client.cohort(running).rows_done > 0)
+        until(lambda: client.cohort(running).rows_done > 0, 300)
         assert client.cohort(running).rows_total == 3000 and client.cohort(running).state == "running"
         assert client.erase_cohort(running) and client.erase_cohort(id)
     assert _left(ingress) == [] and running not in _submitted(head)
@@ -143,20 +127,13 @@ def _left(ingress: Ingress) -> list[str]:
     return [str(each) for each in ingress.results.rglob("*") if each.name != "keys"]
 
 
-def _api(head: Head, path: str) -> str:
-    asked = urllib.request.Request(head.address + path)
-    asked.add_header("Authorization", f"Bearer {head.environment['RAY_AUTH_TOKEN']}")
-    with urllib.request.urlopen(asked, timeout=60) as answer:
-        return str(answer.read().decode())
-
-
 def _submitted(head: Head) -> str:
     """What Ray tells of submitted jobs, but for the drivers that each of them, and the service, is."""
-    return str([each for each in json.loads(_api(head, "/api/jobs/")) if each["type"] == "SUBMISSION"])
+    return str([each for each in head.told("/api/jobs/") if each["type"] == "SUBMISSION"])
 
 
 def _reserved(head: Head) -> float:
-    told = json.loads(_api(head, "/api/v0/placement_groups?detail=1"))["data"]["result"]["result"]
+    told = head.told("/api/v0/placement_groups?detail=1")["data"]["result"]["result"]
     groups = [each for each in told if each["name"] == "fahr-cohorts" and each["state"] == "CREATED"]
     return float(sum(bundle["unit_resources"].get("CPU", 0) for group in groups for bundle in group["bundles"]))
 

@@ -3,6 +3,7 @@
 with running_head(home, session) as head: ...       # head.environment for processes, head.address of the API
 """
 
+import json
 import os
 import signal
 import socket
@@ -11,10 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,13 @@ class Head(NamedTuple):
     environment: dict[str, str]
     address: str  # http://, of the dashboard and the jobs API
     gcs: str  # for RAY_ADDRESS
+
+    def told(self, path: str) -> Any:
+        """What the dashboard says there, as JSON."""
+        asked = urllib.request.Request(self.address + path)
+        asked.add_header("Authorization", f"Bearer {self.environment['RAY_AUTH_TOKEN']}")
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return json.load(answer)
 
 
 @contextmanager
@@ -38,18 +46,18 @@ def running_head(home: Path, session: Path, cpus: int = 4) -> Iterator[Head]:
         "RAY_TMPDIR": str(session),
         "NO_PROXY": "127.0.0.1,localhost",
     }
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--num-cpus={cpus}",
         "--object-store-memory=200000000", "--disable-usage-stats",
         # The agent that takes submissions has a fixed port, which another Ray on this machine holds.
-        f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={free_port()}",
     ]  # fmt: skip
     with (session / "head.log").open("w") as log:
         node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            _wait_for(dashboard, node, session / "head.log")
+            _wait_for((dashboard, agent), node, session / "head.log")
             yield Head(environment, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
         finally:
             os.killpg(node.pid, signal.SIGTERM)  # the head and what it started, nothing else
@@ -65,16 +73,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, node: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(ports: Sequence[int], node: subprocess.Popen[bytes], log: Path) -> None:
+    """Until both answer: the dashboard does before the agent that runs the jobs."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if node.poll() is not None:
-            raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2)
-            return
-        except urllib.error.HTTPError:
-            return  # it asks for the token: it is up
-        except OSError:
+    for port in ports:
+        while not _answers(port):
+            if node.poll() is not None:
+                raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
+            if time.monotonic() > deadline:
+                raise RuntimeError("the head did not come up in 120 s")
             time.sleep(0.2)
-    raise RuntimeError("the head did not come up in 120 s")
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2)
+    except urllib.error.HTTPError:
+        return True  # it asks for the token, or has no such page: it is up
+    except OSError:
+        return False
+    return True
