@@ -25,12 +25,12 @@ TEXT = (ROOT / "README.md").read_text()
 PEOPLE = 60
 # Shorter, so that it takes seconds; nothing else about a line is changed.
 SHORTER: dict[str, dict[str, Any]] = {
-    "pretrain": {"samples": 320, "judgements": 1, "judged_faces": 8, "global_batch": 16, "micro_batch": 16},
+    "pretrain": {"samples": 320, "judgements": 1, "judged_faces": 20, "global_batch": 16, "micro_batch": 16},
     "finetune_age": {"stages": [{"name": "all", "samples": 160}], "bootstraps": 20},
     "finetune_survival": {
         "stages": [{"name": "all", "samples": 64}], "bootstraps": 20, "global_batch": 16, "micro_batch": 16,
     },
-    "tune": {"samples": 2, "tune_folds": 2, "finalists": 1, "seeds": 1, "bootstraps": 20},
+    "tune": {"base": "small.yaml", "samples": 2, "tune_folds": 2, "finalists": 1, "seeds": 1, "bootstraps": 20},
     "evaluate": {"bootstraps": 20, "splits": ["train", "tune", "calibrate", "test"]},
     "pipeline": {"dry_run": True},
 }  # fmt: skip
@@ -110,6 +110,8 @@ def test_the_lines_of_a_laptop_run_one_after_the_other(tmp_path, monkeypatch):
     table = table.append_column("split", pa.array([parts[each] for each in table["subject_id"].to_pylist()]))
     pyarrow.csv.write_csv(table, tmp_path / "table.csv")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
+    recipe = (ROOT / "configs" / "laptop_survival.yaml").read_text()
+    (tmp_path / "small.yaml").write_text(recipe.replace("_batch: 64", "_batch: 4"))  # of thirteen people
     monkeypatch.chdir(tmp_path)
     ran = []
     for line in commands():
