@@ -240,8 +240,8 @@ def _aging_rate(photos: pd.DataFrame, scores: str) -> Line:
     found = known["face_aging_rate"].to_numpy()
     cell = _cell(_cox(known, {**_true(known), "rate": found}, ("rate",))["rate"])
     wrong = "" if true.holds(truth) else "true scores do not hold the truth"
-    # Faces of two days differ by more than those of one, so repeats of a day promise too much of a rate: the variance
-    # that was planted, over the one that was found.
+    # The checkpoint's standard errors come from some ten repeats of a day: too few to tell a small share from none. So
+    # the variance that was planted, over the one that was found.
     expected = truth * min(1.0, float(np.var(known["aging_rate"].to_numpy())) / float(np.var(found)))
     if not wrong and not cell.holds(expected):
         wrong = "the model's scores do not hold their reliability x the truth"
