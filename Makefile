@@ -40,7 +40,15 @@ lint: $(READY) ## format, style and strict types
 	@$(BIN)/ruff check -q .
 	@$(BIN)/mypy
 
-bench: $(READY) ## every ratio against a rival, in one interleaved run each; a table of them in benchmarks/results
+# The rivals that are not ours to depend on, on top of what .venv has.
+.venv-bench/.ready: $(READY)
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python .venv-bench
+	@$(BIN)/uv pip install -q --python .venv-bench/bin/python litserve==0.2.19
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'), '$(CURDIR)/platform', sep='\n')" \
+		> "$$(.venv-bench/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/project.pth"
+	@touch $@
+
+bench: $(READY) .venv-bench/.ready ## every ratio against a rival, in one interleaved run each; a table of them in benchmarks/results
 	@$(BIN)/python benchmarks/_all.py
 
 lock: $(READY) ## resolve requirements.lock anew, for 3.11 to 3.13 and every system

@@ -8,7 +8,8 @@ request is an aligned face, so that the network is what is measured; `--photos` 
 score, against the same code under uvicorn alone. The client is this process, on the same cores. Beside each rate is
 the CPU time of an answer, of all processes of a server: on a machine that others use it is what can be compared.
 
-  ray serve        serve/app.py: ingress -> aligner (which only decodes, without --photos) -> backbone
+  ray serve        as `python -m serve`: all in one process behind HAProxy (the aligner only decodes, without --photos)
+  ray serve, apart (--only) as on a cluster behind Ray's own proxy: ingress, aligner and backbone a deployment each
   fastapi, batched what a good engineer writes: one process, a queue, a batch of whatever waits
   fastapi, 1 by 1  what one writes first: one process, a face at a time
   same code, plain (--photos) our own ingress, aligner and backbone in one process, without Ray
@@ -28,13 +29,14 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from _http import Window, ask, closed_loop, offered, posted
 from _rounds import median_range
 
 from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
@@ -44,8 +46,8 @@ from fahr.faces.rows import decode, encode
 from fahr.models import create, load, save
 from fahr.scoring import Scorer
 
-# This file is called as the package that it measures: its folder must not be where anybody looks for `serve`.
-sys.path.remove(str(Path(__file__).resolve().parent))
+# This file is called as the package that it measures: its folder must be the last where anybody looks for `serve`.
+sys.path.append(sys.path.pop(sys.path.index(str(Path(__file__).resolve().parent))))
 
 BATCH, DISTINCT = 16, 64
 RETRY_AFTER_S = 1
@@ -77,111 +79,6 @@ def make_files(whole: bool) -> list[bytes]:
         small = np.asarray(cv2.resize(face.image, (112, 112), interpolation=cv2.INTER_AREA), np.uint8)
         made.append(jpeg(face.image, 90) if whole else encode(small, "jpeg"))
     return made
-
-
-def posted(file: bytes, port: int) -> bytes:
-    """A request, as curl -F photo=@FILE sends it."""
-    edge = "--------------------------fahr"
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
-    body = head.encode() + file + f"\r\n--{edge}--\r\n".encode()
-    lines = (
-        f"POST {PATH} HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Type: multipart/form-data; boundary={edge}",
-        f"Content-Length: {len(body)}", "", "",
-    )  # fmt: skip
-    return "\r\n".join(lines).encode() + body
-
-
-# The client: nothing but sockets, so that the servers have the cores
-
-
-@dataclass
-class Window:
-    """What one server did in one window."""
-
-    seconds: float
-    latencies: list[float] = field(default_factory=list)  # of answers 200
-    statuses: list[int] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)  # latencies of 503
-    cpu_s: float = 0.0  # of the server
-
-    @property
-    def rate(self) -> float:
-        return len(self.latencies) / self.seconds
-
-    def told(self) -> str:
-        p50, p99 = np.percentile(self.latencies or [np.nan], [50, 99]) * 1000
-        other = len(self.statuses) - len(self.latencies)
-        cpu = self.cpu_s / max(1, len(self.latencies)) * 1000
-        return f"p50 {p50:5.0f} ms  p99 {p99:5.0f} ms  {cpu:4.0f} ms CPU" + (f"  {other} not 200" if other else "")
-
-
-async def ask(port: int, request: bytes, kept: list[Any]) -> int:
-    """The status; the connection stays in `kept`."""
-    if not kept:
-        kept += await asyncio.open_connection("127.0.0.1", port)
-    reader, writer = kept
-    writer.write(request)
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
-    length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), None)
-    if length is None:  # chunked
-        await reader.readuntil(b"0\r\n\r\n")
-    else:
-        await reader.readexactly(length)
-    if b"connection: close" in lines:
-        writer.close()
-        kept.clear()
-    return int(head.split()[1])
-
-
-async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float, rest: float = 0) -> Window:
-    """Each client sends its next request when it has its answer, or `rest` seconds after it was turned away. What is on
-    its way at the end is not counted."""
-    window, end = Window(seconds), time.perf_counter() + seconds
-
-    async def client(number: int) -> None:
-        kept: list[Any] = []
-        turn = number
-        while (began := time.perf_counter()) < end:
-            status = await ask(port, requests[turn % len(requests)], kept)
-            _note(window, status, time.perf_counter() - began, time.perf_counter() <= end)
-            if status == 503:
-                await asyncio.sleep(rest)
-            turn += clients
-        if kept:
-            kept[1].close()
-
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    return window
-
-
-async def offered(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Window:
-    """`rate` requests a second, whatever becomes of them: latencies count from when each was due."""
-    window, began = Window(seconds), time.perf_counter()
-    idle: list[list[Any]] = []
-
-    async def one(number: int) -> None:
-        due = began + number / rate
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        kept = idle.pop() if idle else []
-        status = await ask(port, requests[number % len(requests)], kept)
-        _note(window, status, time.perf_counter() - due, True)
-        if kept:
-            idle.append(kept)
-
-    await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
-    for kept in idle:
-        kept[1].close()
-    return window
-
-
-def _note(window: Window, status: int, seconds: float, within: bool) -> None:
-    if within:
-        window.statuses.append(status)
-    if status == 200 and within:
-        window.latencies.append(seconds)
-    elif status == 503:
-        window.refused.append(seconds)
 
 
 # The servers, each a process of its own: python benchmarks/serve.py --server NAME ...
@@ -269,13 +166,17 @@ class Cropped:
     async def ready(self) -> bool:
         return True
 
+    async def check_health(self) -> None:
+        pass
 
-def _settings(place: str) -> Any:
+
+def _settings(place: str, together: bool = True) -> Any:
     from serve.settings import ServeSettings
 
     return ServeSettings.model_validate(
         {"models": place, "host": "127.0.0.1", "aligner": {"batch": 8, "most_replicas": 1},
-         "backbone": {"batch": BATCH, "most_replicas": 1}}
+         "backbone": {"batch": BATCH, "most_replicas": 1},
+         "together": together}
     )  # fmt: skip
 
 
@@ -306,43 +207,40 @@ def same_code(place: str, port: int, whole: bool) -> None:
 
 
 def ray_serve(place: str, port: int, whole: bool) -> None:
+    """As `python -m serve` has it."""
+    _on_ray(_settings(place), port, whole)
+
+
+def ray_apart(place: str, port: int, whole: bool) -> None:
+    """As on a cluster: a deployment each."""
+    _on_ray(_settings(place, together=False), port, whole)
+
+
+def _on_ray(settings: Any, port: int, whole: bool) -> None:
     import ray
+    from ray import serve
 
     from serve.__main__ import connect, start
     from serve.aligning import Aligning
 
-    settings = _settings(place)
-    connect(settings)
-    start(settings, port, Aligning if whole else Cropped)
-    signal.sigwait([signal.SIGTERM, signal.SIGINT])
-    ray.shutdown()
+    with tempfile.TemporaryDirectory() as folder:
+        connect(settings, folder)
+        start(settings, port, Aligning if whole else Cropped)
+        signal.sigwait([signal.SIGTERM, signal.SIGINT])
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
 
 
 def litserve(place: str, port: int, whole: bool) -> None:
     """As its pages show it."""
-    import litserve as ls
+    from _litserve import serve_with
 
-    class Api(ls.LitAPI):
-        def setup(self, device: str) -> None:
-            torch.set_num_threads(os.cpu_count() or 1)
-            self.scorer = Scorer(load(place), batch=BATCH)
-
-        def decode_request(self, request: Any) -> np.ndarray:
-            return age_of(request["photo"].file.read())
-
-        def predict(self, faces: Any) -> list[float]:
-            self.scorer.batch = len(faces)
-            return [float(each) for each in self.scorer.predict(list(faces))]
-
-        def encode_response(self, output: float) -> dict[str, float]:
-            return {"face_age": output}
-
-    api = Api(max_batch_size=BATCH, batch_timeout=0.005, api_path=PATH)
-    ls.LitServer(api, accelerator="cpu").run(host="127.0.0.1", port=port, generate_client_file=False)
+    serve_with(place, port, PATH, BATCH)
 
 
 SERVERS: dict[str, Callable[[str, int, bool], None]] = {
     "ray serve": ray_serve,
+    "ray serve, apart": ray_apart,
     "fastapi, batched": micro_batched,
     "fastapi, 1 by 1": one_by_one,
     "same code, plain": same_code,
@@ -388,17 +286,16 @@ def running(names: Sequence[str], place: str, whole: bool) -> Iterator[list[Serv
             began = time.perf_counter()
             process = subprocess.Popen([*command, *(["--photos"] if whole else [])], start_new_session=True)
             servers.append(Server(name, port, process))
-            wait_for(servers[-1], posted(make_files(whole)[0], port))
+            wait_for(servers[-1], posted(make_files(whole)[0], port, PATH))
             servers[-1].ready_s = time.perf_counter() - began
             print(f"  {name:18s} first answer after {servers[-1].ready_s:.0f} s")
         yield servers
     finally:
         for server in servers:
+            server.process.terminate()  # it ends what it started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.process.wait(60)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.process.pid, signal.SIGTERM)
-            try:
-                server.process.wait(30)
-            except subprocess.TimeoutExpired:
                 os.killpg(server.process.pid, signal.SIGKILL)
 
 
@@ -446,7 +343,7 @@ def overload(title: str, window: Window) -> None:
 
 def measure(servers: Sequence[Server], place: str, whole: bool, seconds: float, rounds: int) -> None:
     files = make_files(whole)
-    requests = {server.name: [posted(file, server.port) for file in files] for server in servers}
+    requests = {server.name: [posted(file, server.port, PATH) for file in files] for server in servers}
     ours = servers[0]
     answered, memory = 0, []  # of ours: how many, and what it held then
 
@@ -498,7 +395,7 @@ def measure(servers: Sequence[Server], place: str, whole: bool, seconds: float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seconds", nargs="?", type=float, default=6.0)
+    parser.add_argument("seconds", nargs="?", type=float, default=8.0)
     parser.add_argument("rounds", nargs="?", type=int, default=5)
     parser.add_argument("--model", default="vit_base", help="size of the network")
     parser.add_argument("--photos", action="store_true", help="whole photos: detect, align, score")
@@ -511,12 +408,13 @@ def main() -> None:
         SERVERS[options.server](options.place, options.port, options.photos)
         return
     names = options.only or (
-        ["ray serve", "same code, plain"] if options.photos else [n for n in SERVERS if n != "litserve"]
+        ["ray serve", "same code, plain"] if options.photos else ["ray serve", "fastapi, batched", "fastapi, 1 by 1"]
     )
-    if LITSERVE.exists() and not options.photos and not options.only:
-        names.append("litserve")
-    elif not options.photos:
-        print("litserve: not installed in .venv-bench, so not measured")
+    if not options.only and not options.photos:
+        if LITSERVE.exists():
+            names.append("litserve")
+        else:
+            print("litserve: not installed in .venv-bench, so not measured")
     torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as folder:
         place = make_model(folder, options.model)

@@ -1,6 +1,6 @@
 """The service on this machine: a Ray of its own, the application, until Ctrl-C or SIGTERM. What `make serve` runs.
 
-python -m serve --models out/demo/age/checkpoint out/demo/survival/checkpoint
+python -m serve --models out/demo/models/age out/demo/models/survival
 python -m serve --models runs/age/checkpoint --detector mtcnn --port 8080 --data-roots /data --results out/cohorts
 """
 
@@ -9,10 +9,11 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from pydantic import Field, ValidationError
@@ -21,7 +22,7 @@ from ray import serve
 from fahr import config
 from fahr.config import JobOptions, Location, option, run_job
 from fahr.errors import Refused
-from serve import tokens
+from serve import door, tokens
 from serve.aligning import Aligning
 from serve.app import INGRESS_CPUS, bind
 from serve.problems import sentence
@@ -41,7 +42,7 @@ ENVIRONMENT = {
 class Options(JobOptions):
     """The service on this machine. Research use only.
 
-    python -m serve --models out/demo/age/checkpoint out/demo/survival/checkpoint
+    python -m serve --models out/demo/models/age out/demo/models/survival
     """
 
     models: list[str] = Field(min_length=1, description="checkpoints: an age model, a survival model, or both")
@@ -51,6 +52,7 @@ class Options(JobOptions):
         None, help="file of bearer tokens, one a line", off="none: the variable FAHR_TOKENS", result=False
     )
     detector: str | None = option(None, help="what finds a face", off="none: the one that the checkpoint names")
+    precision: Literal["bf16", "fp32"] = option("bf16", help="of the network; heads are fp32 always")
     results: Location | None = option(None, help="folder for cohorts", off="none: no cohorts", result=False)
     data_roots: list[Location] = option(
         [], help="folders or prefixes that manifests of cohorts may be under", off="empty: none", result=False
@@ -61,7 +63,10 @@ class Options(JobOptions):
     )
 
     def settings(self) -> ServeSettings:
-        given: dict[str, Any] = {name: getattr(self, name) for name in ("models", "host", "tokens", "detector")}
+        given: dict[str, Any] = {
+            name: getattr(self, name) for name in ("models", "host", "tokens", "detector", "precision")
+        }
+        given["together"] = True
         given["cohorts"] = {"results": self.results, "data_roots": self.data_roots}
         for stage, batch in (("aligner", 8), ("backbone", 16)):
             given[stage] = {"batch": batch, "most_replicas": self.most_replicas}
@@ -82,7 +87,13 @@ def main(options: Options) -> None:
     began = time.monotonic()
     if why := taken(options.host, options.port):
         raise Refused(f"port {options.port} of {options.host}: {why}. Give another --port.")
-    connect(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        connect(settings, folder)
+        stay(settings, options, began)
+
+
+def stay(settings: ServeSettings, options: Options, began: float) -> None:
+    """Until somebody ends it."""
     try:
         start(settings, options.port)
         ended = threading.Event()
@@ -107,15 +118,16 @@ def taken(host: str, port: int) -> str:
     return ""
 
 
-def connect(settings: ServeSettings) -> None:
-    """A Ray of this process's own."""
+def connect(settings: ServeSettings, folder: str) -> None:
+    """A Ray of this process's own, with HAProxy at its door; `folder` is kept as long as it runs."""
     if settings.cohorts.results is not None and taken("127.0.0.1", AGENT_PORT):
         print(
             f"serve: port {AGENT_PORT} is held, by another Ray on this machine: POST /v1/cohorts will answer 503. For "
             "cohorts end that one and start this again.",
             flush=True,
         )
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    wanted = ENVIRONMENT | door.prepare(folder)
+    os.environ.update({name: os.environ.get(name, value) for name, value in wanted.items()})
     ray.init(
         address="local", num_cpus=logical_cpus(settings), log_to_driver=False,
         include_dashboard=settings.cohorts.results is not None,  # it has the jobs API, on 127.0.0.1 with Ray's token
@@ -138,10 +150,12 @@ def start(settings: ServeSettings, port: int, aligning: type = Aligning) -> None
 
 def logical_cpus(settings: ServeSettings) -> int:
     """What all replicas there may ever be reserve, one more of each that starts before an old one ends, and cohorts."""
-    backbones = len(settings.models) * settings.backbone.cpus * (settings.backbone.most_replicas + 1)
-    aligners = settings.aligner.cpus * (settings.aligner.most_replicas + 1)
     cohorts = sum(each["CPU"] for each in settings.cohorts.bundles()) if settings.cohorts.results else 0
-    return ceil(backbones + aligners + INGRESS_CPUS * (settings.ingress_replicas + 1) + cohorts)
+    backbones = settings.backbone.cpus * (settings.backbone.most_replicas + 1)
+    if settings.together:
+        return ceil(backbones + cohorts)
+    aligners = settings.aligner.cpus * (settings.aligner.most_replicas + 1)
+    return ceil(len(settings.models) * backbones + aligners + INGRESS_CPUS * (settings.ingress_replicas + 1) + cohorts)
 
 
 def address(options: Options) -> str:

@@ -1,7 +1,9 @@
-"""The Ray Serve application: FastAPI ingress -> aligner -> a backbone a family of models, each a deployment.
+"""The Ray Serve application: FastAPI ingress -> aligner -> a backbone a family of models.
+
+Each is a deployment of its own, for clusters and GPUs, or all are one (`together`), for one machine.
 
 make serve                                   # on this machine, with the demo's models
-serve run serve.app:build models=out/demo/age/checkpoint,out/demo/survival/checkpoint
+serve run serve.app:build models=out/demo/models/age,out/demo/models/survival
 serve deploy serve/fahr.yaml                 # on a cluster; every number with its reason
 """
 
@@ -17,6 +19,7 @@ from fahr.errors import Refused
 from fahr.faces import Aligner
 from fahr.models import load
 from fahr.scores import ModelPlan, plan_models
+from fahr.scores.models import Cut
 from serve import tokens
 from serve.aligning import Aligning
 from serve.api import make_api
@@ -43,14 +46,36 @@ def bind(args: ServeSettings, aligning: type = Aligning) -> Application:
     if aligning is Aligning:
         for cut in cuts:
             Aligner(cut.detector, cut.size, cut.convention)  # weights of a detector that are missing are told here
+    places = {route.family: [plans[each.name].place for each in routes if each.family == route.family]
+              for route in routes}  # fmt: skip
+    if args.together:
+        return _together(args, aligning, cuts, routes, places)
+    return _apart(args, aligning, cuts, routes, places)
+
+
+def _together(
+    args: ServeSettings, aligning: type, cuts: Sequence[Cut], routes: Sequence[Route], places: Mapping[str, list[str]]
+) -> Application:
+    """One deployment, which grows as a whole."""
+    made = _deployment(serve.ingress()(Whole), "ingress", args, args.backbone).options(
+        max_ongoing_requests=MOST_AT_THE_DOOR,
+        max_queued_requests=-1,
+        user_config={"models": places},
+    )
+    return made.bind(args, aligning, cuts, routes)
+
+
+def _apart(
+    args: ServeSettings, aligning: type, cuts: Sequence[Cut], routes: Sequence[Route], places: Mapping[str, list[str]]
+) -> Application:
+    """A deployment each, and each grows with its own work."""
     aligner = _deployment(aligning, "aligner", args, args.aligner).bind(cuts, **args.of_aligner())
     backbones = {}
-    for family in dict.fromkeys(route.family for route in routes):
-        places = [plans[route.name].place for route in routes if route.family == family]
+    for family, models in places.items():
         made = _deployment(Backbone, family, args, args.backbone)
         # As user_config: by `serve deploy`, a changed checkpoint restarts nothing.
-        backbones[family] = made.options(user_config={"models": places}).bind(**args.of_backbone())
-    ingress = serve.deployment()(Ingress).options(
+        backbones[family] = made.options(user_config={"models": models}).bind(**args.of_backbone())
+    ingress = serve.deployment()(serve.ingress()(Ingress)).options(
         name="ingress",
         num_replicas=args.ingress_replicas,
         max_ongoing_requests=MOST_AT_THE_DOOR,
@@ -144,9 +169,21 @@ def _trunk(plan: ModelPlan) -> str:
     return trunk_digest(model)
 
 
-@serve.ingress()
-class Ingress:
-    """HTTP. It holds no model, only who to ask."""
+class _Door:
+    """HTTP. Who does the work is the business of `service`."""
+
+    settings: ServeSettings
+    service: Service
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        settings = self.settings
+        held = tokens.for_host(settings.host, file=settings.tokens)
+        cohorts = cohort_router(settings.cohorts, self.service.places, settings.scoring(), settings.limits)
+        return make_api(self.service, settings, held, cohorts, echo=False)
+
+
+class Ingress(_Door):
+    """It holds no model, only who to ask."""
 
     def __init__(
         self, settings: ServeSettings, aligner: DeploymentHandle[Any], backbones: Mapping[str, DeploymentHandle[Any]]
@@ -160,11 +197,32 @@ class Ingress:
             ready=[part.ready.remote for part in parts],
         )
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        settings = self.settings
-        held = tokens.for_host(settings.host, file=settings.tokens)
-        cohorts = cohort_router(settings.cohorts, self.service.places, settings.scoring(), settings.limits)
-        return make_api(self.service, settings, held, cohorts, echo=False)
-
     async def reconfigure(self, user_config: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         self.service.route(user_config["routes"])
+
+
+class Whole(_Door):
+    """Aligner and networks too: a request stays in one process, and is never packed for another."""
+
+    def __init__(
+        self, settings: ServeSettings, aligning: type[Aligning], cuts: Sequence[Cut], routes: Sequence[Route]
+    ) -> None:
+        self.settings = settings
+        self._aligner = aligning(cuts, **settings.of_aligner())
+        self._backbones = {route.family: Backbone(**settings.of_backbone()) for route in routes}
+        self._parts: list[Aligning | Backbone] = [self._aligner, *self._backbones.values()]
+        self.service = Service(
+            settings,
+            align=self._aligner.align,
+            score={family: backbone.score for family, backbone in self._backbones.items()},
+            ready=[part.ready for part in self._parts],
+        )
+        self.service.route([route.model_dump() for route in routes])
+
+    async def reconfigure(self, user_config: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        for family, places in user_config["models"].items():
+            await self._backbones[family].reconfigure({"models": places})
+
+    async def check_health(self) -> None:
+        for part in self._parts:
+            await part.check_health()

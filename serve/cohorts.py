@@ -1,7 +1,7 @@
 """Whole cohorts over HTTP: a manifest in, a Ray job that scores it, its progress, its scores, and nothing left of it.
 
 settings = CohortSettings(results="out/cohorts", data_roots=["out/demo"])
-app.include_router(router(settings, models=lambda: {"age": "out/demo/age/checkpoint"}, scoring={"flip": False}))
+app.include_router(router(settings, models=lambda: {"age": "out/demo/models/age"}, scoring={"flip": False}))
 
 Nothing is kept in memory: a cohort is its folder (_cohort_folder.py) and its job (_cohort_jobs.py), so a service that
 restarts, or another replica of it, answers for all of them.

@@ -1,6 +1,6 @@
 """What the service is made of: the typed arguments of `serve.app:build`.
 
-serve run serve.app:build models=out/demo/age/checkpoint,out/demo/survival/checkpoint    # the least that is needed
+serve run serve.app:build models=out/demo/models/age,out/demo/models/survival    # the least that is needed
 serve deploy serve/fahr.yaml                                                             # every number, its reason
 """
 
@@ -92,9 +92,13 @@ class ServeSettings(Options):
     )  # fmt: skip
 
     # Who does the work.
+    together: bool = option(
+        False, help="ingress, aligner and networks in one process, of which `backbone` says how many there are: "
+        "nothing is packed and sent between them", off="false: each is a deployment, and grows with its own work",
+    )  # fmt: skip
     aligner: Stage = option(Stage(batch=8), help="replicas that find and cut faces")
     backbone: Stage = option(Stage(batch=16), help="replicas of each network")
-    ingress_replicas: int = option(1, help="processes that speak HTTP", unit="replicas", ge=1)
+    ingress_replicas: int = option(1, help="processes that speak HTTP, where not together", unit="replicas", ge=1)
 
     # Who may ask, how much, and what happens when there is too much of it.
     host: str = option(
