@@ -35,8 +35,7 @@ from _pairs import Scores, aligned, difference, kept
 from scipy.stats import betabinom
 
 from fahr.biomarkers import age_accuracy, fit_conformal, intervals, intervals_source
-from fahr.cohorts.synthetic import CohortOptions
-from fahr.cohorts.synthetic.truth import make_truth
+from fahr.cohorts.synthetic import CohortOptions, expected_age
 from fahr.models import Decoder, MaeOptions, Predictor, create, load, save
 from fahr.objectives.age import LOSSES
 from fahr.training.ages import Balance, age_losses
@@ -203,7 +202,7 @@ def floor(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Call
     apparent = dict(zip(truth["photo_id"].to_pylist(), truth["apparent_age"].to_pylist(), strict=True))
     ages = ages_of(test)
     shown = np.array([apparent[photo] for photo in test.table["photo_id"].to_pylist()])
-    least = float(np.abs(_expected(shown) - ages).mean())
+    least = float(np.abs(expected_age(shown) - ages).mean())
     guess = float(np.abs(ages - ages_of(learned).mean()).mean())
     print(f"\n{test.num_rows:,} people: MAE {found:.2f} years")
     print(f"the least there can be {least:.2f} (ours is {found / least:.2f} times that)")
@@ -232,17 +231,6 @@ def coverage(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: C
     inside = "met" if least <= held.sum() <= most else "MISSED"
     print("\n".join(lines))
     print(f"{held.sum():,} of {len(held):,} held, {held.mean():.3f}; 99 % range {least:.0f} to {most:.0f}: {inside}")
-
-
-def _expected(apparent: np.ndarray) -> np.ndarray:
-    """E[age | apparent age], from 100,000 people: the mean age of the thousand who look nearest to it."""
-    people = make_truth(100_000, seed=7).truth
-    looks, ages = (np.asarray(people[name].to_numpy(), np.float64) for name in ("apparent_age", "age"))
-    order = np.argsort(looks)
-    looks, ages = looks[order], ages[order]
-    places = np.clip(np.searchsorted(looks, apparent), 500, len(looks) - 500)
-    sums = np.concatenate([[0], np.cumsum(ages)])
-    return np.asarray((sums[places + 500] - sums[places - 500]) / 1000)
 
 
 def tell(pairs: list[list[Scores]]) -> None:

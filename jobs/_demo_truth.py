@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fahr import store
 from fahr.biomarkers import mean_of
 from fahr.biomarkers.repeatability import fit_repeatability
-from fahr.cohorts.synthetic import CohortOptions, make_truth
+from fahr.cohorts.synthetic import CohortOptions, expected_age
 from fahr.cohorts.synthetic.truth import (
     AGE_LOG_HAZARD_PER_YEAR,
     DEVIATION_LOG_HAZARD_PER_YEAR,
@@ -144,24 +144,13 @@ def _errors_of_age(photos: pd.DataFrame) -> list[Line]:
     """Mean absolute errors against the calendar, years. The truth: of E[age | apparent age], the least there can be."""
     test = photos[(photos["split"] == "test") & photos["face_age"].notna()]
     age = test["age"].to_numpy()
-    least = float(np.abs(_calendar(test["apparent_age"].to_numpy()) - age).mean())
+    least = float(np.abs(expected_age(test["apparent_age"].to_numpy()) - age).mean())
     drawn = float(np.abs(test["apparent_age"] - age).mean())
     found = mean_of(np.abs(test["face_age"] - age), test["subject_id"].to_numpy(), bootstraps=200)
     mean, low, high = (math.nan if each is None else each for each in (found.value, found.low, found.high))
     guess = float(np.abs(age - age.mean()).mean())
     wrong = "" if mean <= GUESSED * guess else f"more than {GUESSED} of guessing the mean age ({guess:.1f})"
     return [Line("age, error in years", least, Cell(drawn), Cell(mean, low, high), None, wrong)]
-
-
-def _calendar(apparent: Floats) -> Floats:
-    """E[age | apparent age], years: means by year of apparent age of 100,000 other people."""
-    many = make_truth(100_000, seed=1).truth
-    bins = np.arange(0, 130)
-    place = np.digitize(many["apparent_age"].to_numpy(), bins)
-    counts = np.bincount(place, minlength=len(bins) + 1)
-    sums = np.bincount(place, many["age"].to_numpy(), minlength=len(bins) + 1)
-    means = sums / np.maximum(counts, 1)
-    return np.asarray(means[np.digitize(apparent, bins)], np.float64)
 
 
 def _cox(people: pd.DataFrame, columns: Mapping[str, Floats], wanted: Sequence[str]) -> dict[str, tuple[float, float]]:

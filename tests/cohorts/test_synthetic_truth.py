@@ -10,7 +10,7 @@ import pytest
 from lifelines import CoxPHFitter
 from scipy import integrate, stats
 
-from fahr.cohorts.synthetic import CohortOptions, CueStrengths, make_cohort, make_people, make_truth
+from fahr.cohorts.synthetic import CohortOptions, CueStrengths, expected_age, make_cohort, make_people, make_truth
 from fahr.cohorts.synthetic.truth import DAYS_PER_YEAR, TRUTH_COLUMNS, Truth, death_years, log_hazard
 from fahr.errors import Refused
 
@@ -298,3 +298,14 @@ def test_an_output_folder_that_is_not_empty_is_refused_and_left_alone(tmp_path) 
     with pytest.raises(Refused, match="is a file"):
         make_cohort(2, 1, 0, tmp_path / "thesis.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_best_guess_at_an_age_errs_less_than_the_drawn_age_and_in_no_direction():
+    """Of other people than it is made from: no bias in any tenth of them, and no straight line does better."""
+    others = make_truth(20_000, seed=3).truth
+    shown, age = (others.column(name).to_numpy() for name in ("apparent_age", "age"))
+    missed = age - expected_age(shown)
+    for tenth in np.array_split(np.argsort(shown), 10):
+        assert abs(missed[tenth].mean()) < 4 * missed[tenth].std() / np.sqrt(len(tenth)) + 0.1
+    line = age - np.polyval(np.polyfit(shown, age, 1), shown)
+    assert missed.std() < line.std() < (age - shown).std()

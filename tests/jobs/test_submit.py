@@ -11,7 +11,9 @@ import pytest
 
 from fahr import store
 from fahr.cohorts.synthetic import make_cohort
-from fahr.models import create, load, save
+from fahr.models import load
+from jobs import pipeline
+from tools.chain import SECTIONS
 from tools.faces import commit_faces, jpegs, pictures
 from tools.head import BIN, ROOT, Head, running_head
 
@@ -60,14 +62,17 @@ for line in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos, aligned faces and a model for the jobs to read; what they make lies there too."""
+    """Photos and aligned faces for the jobs to read; what they make lies there too."""
     place = tmp_path_factory.mktemp("submitted")
     make_cohort(6, 1, seed=0, out=place / "people")
+    make_cohort(150, 1, seed=0, out=place / "crowd")
+    workers = {"workers": 2, "cpus_per_worker": 0.5, "memory_per_worker": 0.1}
+    sections = SECTIONS | {"pretrain": SECTIONS["pretrain"] | workers}
+    store.write_bytes(str(place / "chain.yaml"), json.dumps(sections).encode())  # which is YAML too
     commit_faces(str(place / "faces"), jpegs(pictures(64)))
-    save(create("vit_tiny", patch=16, size=32, task="age", seed=0), str(place / "age"), config={"detector": "mtcnn"})
     head_alone = {"name": "head", "freeze": "encoder", "epochs": 1}
     base = {"encoder": "vit_tiny", "patch": 16, "global_batch": 8, "micro_batch": 8, "stages": [head_alone]}
-    store.write_bytes(str(place / "base.yaml"), json.dumps(base).encode())  # which is YAML too
+    store.write_bytes(str(place / "base.yaml"), json.dumps(base).encode())
     store.write_bytes(str(place / "space.yaml"), b"space: {loss: [l1, huber]}")
     return place
 
@@ -75,7 +80,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(head: Head, place: Path) -> str:
     """What a job says that runs one line of a user after the other: a submission costs a minute, jobs are seconds."""
-    dry = f"--faces {place}/faces --output {place}/dry {SMALL.format(2)} --dry-run"
+    chain = (
+        f"jobs/pipeline.py --config {place}/chain.yaml --manifest {place}/crowd/manifest.parquet --output {place}/chain"
+    )
     search = (
         f"jobs/tune.py --task age --config {place}/space.yaml --base {place}/base.yaml --faces {place}/faces "
         f"--init random --output {place}/tune --search grid --samples 2 --tune-folds 2 --finalists 1 --seeds 1 "
@@ -85,14 +92,7 @@ def told(head: Head, place: Path) -> str:
         f"python jobs/index.py --photos {place}/people/photos --output {place}/people.parquet",
         f"python jobs/align.py --manifest {place}/people.parquet --output {place}/aligned --detector mtcnn "
         + SMALL.format(1),
-        f"python jobs/pretrain.py --faces {place}/faces --output {place}/run --model vit_tiny --patch 8 --samples 64 "
-        "--global-batch 16 --micro-batch 8 --decoder.width 32 --decoder.depth 1 --decoder.num-heads 2 "
-        "--judged-faces 20 --judgements 1 " + SMALL.format(2),
-        shlex.join([
-            "python", "-c", ONE_BY_ONE, f"jobs/finetune_age.py {dry} --init random",
-            f"jobs/finetune_survival.py {dry} --init random", f"jobs/score.py {dry} --models {place}/age",
-            search,
-        ]),
+        shlex.join(["python", "-c", ONE_BY_ONE, chain, search]),
     ]  # fmt: skip
     status, told = ended(submitted(head, "sh", "-ec", "\n".join(lines)))
     assert status == 0, told[-6000:]
@@ -117,9 +117,14 @@ def test_index_and_align_run_as_a_submitted_job(told: str, place: Path) -> None:
     assert sum(table.num_rows for table in store.read_units(str(place / "aligned"), "faces")) >= 5
 
 
-def test_pretrain_runs_as_a_submitted_job(told: str, place: Path) -> None:
+def test_a_whole_chain_runs_as_a_submitted_job(told: str, place: Path) -> None:
+    assert re.search(r"^pipeline: rows_in 150 = rows_out 1[0-5]\d\b", told, re.M), told[-3000:]
+    chain = pipeline.places(str(place / "chain"))
     assert "workers 2" in told
-    assert load(str(place / "run" / "checkpoint"), task="mae").config.metrics["samples"] == 64
+    assert load(f"{chain['pretrain']}/checkpoint", task="mae").config.metrics["samples"] == 64
+    for stage in ("age", "survival"):
+        assert load(f"{chain[stage]}/checkpoint", task=stage).config.metrics
+    assert Path(chain["evaluate"], "report.html").exists()
 
 
 def test_a_search_runs_as_a_submitted_job(told: str, place: Path) -> None:
@@ -128,10 +133,7 @@ def test_a_search_runs_as_a_submitted_job(told: str, place: Path) -> None:
 
 
 def test_every_job_joins_the_cluster_that_it_was_submitted_to(told: str) -> None:
-    """The plans of those that only tell it are against the resources of that cluster."""
-    assert told.count("ray: joined the cluster at") == 6, told[-3000:]  # else a job has started a Ray of its own
-    for stage in ("finetune_age", "finetune_survival", "score"):
-        assert re.search(rf"^{stage}: .*CPU", told, re.M), told[-3000:]
+    assert told.count("ray: joined the cluster at") == 3, told[-3000:]  # else a job has started a Ray of its own
 
 
 def test_a_refusal_fails_the_job_that_was_submitted(refused: subprocess.Popen[str]) -> None:

@@ -7,16 +7,9 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
 from tools.head import Head, running_head
 from tools.models import checkpoint
-
-
-def photo_of(number: int, *, size_px: int = 320) -> bytes:
-    """A JPEG of a rendered person."""
-    options = CohortOptions(size_px=size_px)
-    drawn = render_face(seed=0, subject=number, photo=0, apparent_age=40.0 + number, frailty=0.0, options=options)
-    return jpeg(drawn.image, 92)
+from tools.service import photo_of
 
 
 @pytest.fixture(scope="session")

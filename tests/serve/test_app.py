@@ -26,7 +26,7 @@ from serve.app import plan_routes
 from serve.backbone import Family
 from serve.schemas import FaceAgeAnswer, FaceAgingRateAnswer, ModelsAnswer, ProblemDetails, SurvivalRiskAnswer
 from serve.settings import ServeSettings
-from tools.service import Load, replica_processes, resident_mib, until
+from tools.service import until
 
 YEARS, SDS = 0.01, 0.001  # what an answer may differ by
 DAYS = (date(2020, 3, 1), date(2022, 5, 1))
@@ -205,21 +205,6 @@ def _logged(name: str) -> str | None:
             if name in line and "request " in line:
                 return line
     return None
-
-
-@pytest.mark.evidence
-def test_memory_of_every_replica_stays_flat_over_fifty_thousand_requests(served, photos):
-    def sizes() -> dict[str, float]:
-        return {title: resident_mib(process) for title, process in replica_processes().items()}
-
-    with Load(served.url, photos[0], 16) as under:
-        until(lambda: len(under.answers) > 5_000, 3_600)
-        before = sizes()
-        until(lambda: len(under.answers) > 50_000, 36_000)
-        after = sizes()
-    assert under.statuses() == {200} and before.keys() == after.keys() and len(before) >= 4
-    print({name: (round(before[name]), round(after[name])) for name in before})
-    assert all(after[name] - before[name] < 50 for name in before)
 
 
 # Families, shares, shapes: without Serve

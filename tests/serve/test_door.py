@@ -1,21 +1,26 @@
 """`python -m serve`: one process does all the work, behind an HAProxy that is open to nobody but its clients."""
 
+import json
+import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
+from fahr.client import Client
 from fahr.faces import AlignedFace, Aligner
 from fahr.scores import Team, plan_models
 from serve import _haproxy, door
 from tools.running import Running, running
-from tools.service import Load, until
+from tools.service import Load, photo_of, resident_mib, until
 
 LOOPBACK = {"0100007F"}
 YEARS = 0.01
@@ -119,12 +124,68 @@ def test_the_end_is_clean_and_leaves_no_process(service):
 
 
 @pytest.mark.faults
-def test_killed_outright_it_leaves_no_haproxy_that_answers_for_nobody(models, tmp_path):
-    with running([models["age"]], tmp_path) as made:
+def test_its_only_process_killed_loses_nothing_for_our_client_and_the_whole_killed_leaves_no_haproxy(
+    models, photos, tmp_path
+):
+    """Who asked on a connection that served before sees it end without a word, as HTTP has it, and asks again."""
+    with running([models["age"]], tmp_path, "--most-replicas", "1") as made:
         until(lambda: _asked(made, []) == 200, 4 * READY_S)
-        [door_keeper] = [number for number, line in made.processes().items() if "/haproxy " in line]
+
+        def numbers(title: str) -> list[int]:
+            return [number for number, line in made.processes().items() if title in line]
+
+        ages: list[float] = []
+
+        def ask(patient: Client) -> None:
+            while not over.is_set():
+                ages.append(patient.face_age(photos[:1]).face_age)
+
+        over = threading.Event()
+        with Client(made.url) as patient, ThreadPoolExecutor(2) as pool, Load(made.url, photos[0], 6) as load:
+            asking = [pool.submit(ask, patient) for _ in range(2)]
+            try:
+                until(lambda: len(load.answers) > 10)
+                [worker] = numbers("ray::ServeReplica")
+                os.kill(worker, signal.SIGKILL)
+                until(lambda: numbers("ray::ServeReplica") not in ([], [worker]), 90)
+                then, before = len(load.answers), len(ages)
+                until(lambda: sum(status == 200 for status, _, _ in load.answers[then:]) > 10, 90)
+                until(lambda: len(ages) > before + 4)
+            finally:
+                over.set()
+            for each in asking:
+                each.result(90)  # raises what a client was told that did not get its answer
+        lost = [body for status, _, body in load.answers if status == 0]
+        assert len(lost) <= 6 and all("disconnected" in each for each in lost), lost
+        others = [(status, body) for status, _, body in load.answers if status not in (0, 200)]
+        assert all(status == 503 and json.loads(body)["type"] == "/problems/busy" for status, body in others), others
+        assert max(ages) - min(ages) <= YEARS
+
+        # Whoever started it is killed outright: nothing may answer for nobody.
+        [door_keeper] = numbers("/haproxy ")
         made.process.kill()
         until(lambda: door_keeper not in made.processes(), 60)
+
+
+@pytest.mark.evidence
+def test_memory_of_every_process_stays_flat_over_fifty_thousand_requests(models, tmp_path):
+    """Small photos: it is the requests that count. The first five thousand fill what is kept."""
+    with running(list(models.values()), tmp_path, "--most-replicas", "1") as made:
+        until(lambda: _asked(made, []) == 200, 4 * READY_S)
+
+        def sizes() -> dict[str, float]:
+            return {f"{number} {line[:60]}": resident_mib(number) for number, line in made.processes().items()}
+
+        with Load(made.url, photo_of(0, size_px=112), 16) as load:
+            until(lambda: len(load.answers) > 5_000, 3_600)
+            before, began = sizes(), time.monotonic()
+            until(lambda: len(load.answers) > 50_000, 36_000)
+            after, took = sizes(), time.monotonic() - began
+        assert load.statuses() == {200} and load.spread() <= YEARS
+    grown = {name: round(after[name] - before[name]) for name in before if name in after}
+    print(f"{len(load.answers):,} answers, {45_000 / took:.0f} a second; all processes {sum(before.values()):,.0f} MiB")
+    print("MiB grown from the 5,000th to the 50,000th:", {name: mib for name, mib in grown.items() if abs(mib) > 1})
+    assert before.keys() == after.keys() and all(mib < 50 for mib in grown.values()), grown
 
 
 def test_a_configuration_that_opens_what_is_not_known_starts_nothing(tmp_path):

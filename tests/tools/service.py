@@ -10,6 +10,15 @@ from typing import Any
 
 import httpx
 
+from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
+
+
+def photo_of(number: int, *, size_px: int = 320) -> bytes:
+    """A JPEG of a rendered person."""
+    options = CohortOptions(size_px=size_px)
+    drawn = render_face(seed=0, subject=number, photo=0, apparent_age=40.0 + number, frailty=0.0, options=options)
+    return jpeg(drawn.image, 92)
+
 
 class Load:
     """Clients in threads, each asking again when it has its answer, until the block ends."""
@@ -81,17 +90,3 @@ def until(what: Callable[[], Any], seconds: float = 60) -> Any:
 def resident_mib(process: int | str = "self") -> float:
     """Memory of a process that is its own or shared, now."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def replica_processes() -> dict[str, int]:
-    """Title of each replica of the application -> its process."""
-    found = {}
-    for place in Path("/proc").iterdir():
-        if place.name.isdigit():
-            try:
-                title = (place / "cmdline").read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue  # it has just ended
-            if "ServeReplica:fahr:" in title:
-                found[title.strip("\0 ")] = int(place.name)
-    return found

@@ -72,27 +72,40 @@ def pair_step(task: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, r
     to be held at once.
 
     First all scores without a graph; then d loss / d score over the global batch; then each micro-batch again, with the
-    randomness it had, its scores' gradient given. By the chain rule that is the gradient of the one big batch.
+    randomness it had, its scores' gradient given. By the chain rule that is the gradient of the one big batch. Where a
+    worker has one micro-batch, its graph is held, and the first pass is all there is to compute.
     """
     optimizer.zero_grad(set_to_none=True)
     sharing, parts = _sharing(task), _parts(batch, recipe)
-    pair_loss = bare(task).pair_loss
-    assert pair_loss is not None, "a task over pairs is needed"
+    if len(parts) == 1:
+        with _same_every_time(task, batch, parts[0], recipe, sync=True):
+            held = _run(task, batch, parts[0], recipe)
+            own = held.detach()
+            loss, mine, many = _over_pairs(task, own, batch)
+            torch.autograd.backward(held, mine * sharing)
+        return _move(optimizer, recipe, own, batch, loss, many)
     with torch.no_grad():
         scored = []
         for part in parts:
             with _same_every_time(task, batch, part, recipe, sync=False):
                 scored.append(_run(task, batch, part, recipe))
     own = torch.cat(scored)
+    loss, mine, many = _over_pairs(task, own, batch)
+    for part in parts:
+        with _same_every_time(task, batch, part, recipe, sync=part.last):
+            torch.autograd.backward(_run(task, batch, part, recipe), mine[part.rows] * sharing)
+    return _move(optimizer, recipe, own, batch, loss, many)
+
+
+def _over_pairs(task: nn.Module, own: Tensor, batch: Batch) -> tuple[float, Tensor, int]:
+    """The loss over the scores of all workers, its gradient by those of this one, and how many scores there are."""
+    pair_loss = bare(task).pair_loss
+    assert pair_loss is not None, "a task over pairs is needed"
     scores, labels, start = _gathered(own, batch.labels)
     scores.requires_grad_()
     loss = pair_loss(scores, labels)
     (gradient,) = torch.autograd.grad(loss, scores)
-    mine = gradient[start : start + len(own)] * sharing
-    for part in parts:
-        with _same_every_time(task, batch, part, recipe, sync=part.last):
-            torch.autograd.backward(_run(task, batch, part, recipe), mine[part.rows])
-    return _move(optimizer, recipe, own, batch, float(loss.detach()), len(scores))
+    return float(loss.detach()), gradient[start : start + len(own)], len(scores)
 
 
 class _Part(NamedTuple):
