@@ -42,8 +42,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 SIZE_PX = 192  # of a photo: MTCNN's time goes with the area, and a face of it still fills 112 px
 # What each stage takes on two quiet cores, seconds: for the time left, which then goes by what the stages took.
-BUDGET_S = {"people": 15, "manifest": 2, "pipeline": 470, "settings": 55, "endpoints": 45, "table": 2}
-MINUTES = {"align": 1.3, "pretrain": 2.0, "age": 1.9, "survival": 1.9, "score": 0.6, "evaluate": 0.4}
+BUDGET_S = {"people": 15, "manifest": 2, "pipeline": 375, "settings": 45, "endpoints": 27, "table": 2}
+MINUTES = {"align": 1.8, "pretrain": 1.0, "age": 1.1, "survival": 1.4, "score": 0.7, "evaluate": 0.1}
 MODELS = {"mae": "pretrain", "age": "age", "survival": "survival/arm-mae"}  # under models/, and what they are
 
 
@@ -59,10 +59,10 @@ class Options(JobOptions):
     )
     subjects: int = option(2000, help="how many people to invent", unit="people", ge=200)
     photos_per_subject: int = option(2, help="photos of each at most", unit="photos", ge=1, le=16)
-    samples: int = option(12_000, help="faces shown to the model, again and again", unit="faces", ge=640)
-    age_samples: int = option(6_000, help="faces shown to it to learn age", unit="faces", ge=640)
+    samples: int = option(7_000, help="faces shown to the model, again and again", unit="faces", ge=640)
+    age_samples: int = option(4_500, help="faces shown to it to learn age", unit="faces", ge=640)
     risk_samples: int = option(
-        3_000, help="faces shown to it to learn who dies first, and as many from a random start", unit="faces", ge=320
+        2_500, help="faces shown to it to learn who dies first, and as many from a random start", unit="faces", ge=320
     )
     trials: int = option(8, help="settings of the ranking loss that are tried", unit="trials", ge=2)
     seed: int = option(0, help="another seed, other people", unit="any whole number", ge=0)
