@@ -13,6 +13,8 @@ _STYLE = (
     "h2{font:600 1.05rem ui-monospace,monospace;margin:2.5rem 0 .3rem}table{border-collapse:collapse;width:100%}"
     "td,th{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;border-bottom:1px solid #ddd}"
     "td:first-child{font-family:ui-monospace,monospace}caption{text-align:left;padding-top:.6rem;color:#555}"
+    "@media(max-width:40rem){td{display:block;border:0;padding:0}tr{display:block;border-bottom:1px solid #ddd;"
+    "padding:.4rem 0}td:empty{display:none}}"
 )
 _METHODS = ("get", "post", "put", "patch", "delete")
 
