@@ -40,7 +40,7 @@ from jobs._pipeline import Clock, spell
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
-SIZE_PX = 192  # of a photo: MTCNN's time goes with the area, and a face of it still fills 112 px
+SIZE_PX = 192  # of a photo: a face of it fills 112 px
 # What each stage takes on two quiet cores, seconds: for the time left, which then goes by what the stages took.
 BUDGET_S = {"people": 15, "manifest": 2, "pipeline": 375, "settings": 45, "endpoints": 27, "table": 2}
 MINUTES = {"align": 1.8, "pretrain": 1.0, "age": 1.1, "survival": 1.4, "score": 0.7, "evaluate": 0.1}
