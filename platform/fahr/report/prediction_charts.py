@@ -46,7 +46,7 @@ def calibration_chart(found: Calibration) -> bytes:
     top = [*middle, *seen, *high, *places, *(each.high for each in shown)]
     most = min(1.0, 1.05 * max((each for each in top if np.isfinite(each)), default=1.0))
     axes.plot([0, most], [0, most], color=GREY, linewidth=1.2, linestyle="--", label="no error")
-    axes.set(xlim=(0, most), ylim=(0, most), xlabel=f"predicted chance of the event by {found.horizon:g}",
+    axes.set(xlim=(0, most), ylim=(0, most), xlabel=f"predicted chance of the event within {found.horizon:g} days",
              ylabel="observed", aspect="equal")  # fmt: skip
     _tidy(axes)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
