@@ -24,6 +24,17 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 ACCEPTED = ("the real portraits are not here", "the detector weights are not here", "no CUDA device")
 
 
+# What starts Ray, or waits for what it started: one after another in one process. Everything else goes by in the other.
+HEAVY = ("tests/jobs/", "tests/serve/", "tests/test_readme.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file stays together, since it shares its fixtures; so does all that uses Ray."""
+    for item in items:
+        with_ray = item.nodeid.startswith(HEAVY) or "cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.nodeid.partition("::")[0]))
+
+
 def _skips(terminal: pytest.TerminalReporter) -> Counter[str]:
     reasons: Counter[str] = Counter()
     for report in terminal.stats.get("skipped", []):
