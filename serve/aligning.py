@@ -16,8 +16,8 @@ from serve.batching import Batcher
 from serve.metrics import Meter
 
 Found = AlignedFace | Rejection
-# Grey levels of 255, mean over the built-in face. Photos beside it in a batch move its landmarks by 1e-4 px, which turns
-# a pixel here and there by one level; a broken device or another cut does far more.
+# Grey levels of 255, mean over the built-in face. Photos beside it in a batch move its landmarks by 1e-4 px, and so a
+# pixel here and there by one level; a broken device or another cut does far more.
 CHANGED = 1.0
 
 

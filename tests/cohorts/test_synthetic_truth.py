@@ -11,7 +11,8 @@ from lifelines import CoxPHFitter
 from scipy import integrate, stats
 
 from fahr.cohorts.synthetic import CohortOptions, CueStrengths, expected_age, make_cohort, make_people, make_truth
-from fahr.cohorts.synthetic.truth import DAYS_PER_YEAR, TRUTH_COLUMNS, Truth, death_years, log_hazard
+from fahr.cohorts.synthetic.truth import TRUTH_COLUMNS, Truth, death_years, log_hazard
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 
 TERMS = ("age", "dev_ref", "frailty", "aging_rate")

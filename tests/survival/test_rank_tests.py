@@ -152,4 +152,3 @@ def test_the_table_of_those_at_risk_hides_small_counts():
     made = at_risk_table(curves, [0, 1, 21, 22, 31])
     assert made.cells() == [["30", "30", "10", "<10", "0"], ["<10", "<10", "0", "0", "0"]]
     assert made.lines()[1].split() == ["all", "30", "30", "10", "<10", "0"]
-    assert curves["all"].events_by([0, 1, 5.5, 99]).tolist() == [0, 1, 5, 30]

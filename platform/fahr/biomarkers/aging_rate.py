@@ -22,10 +22,10 @@ from fahr.biomarkers.bias import read_people, read_raw
 from fahr.biomarkers.copies import counted_photos, read_digests
 from fahr.biomarkers.deviation import Flags, Floats, read_ages, refuse_rows
 from fahr.biomarkers.visits import UNKNOWN, read_days, visit_medians
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 from fahr.survival.people import Ints
 
-DAYS_PER_YEAR = 365.25
 YOUNGEST_YEARS = 20.0  # whoever is not older is still growing up
 # Variance of the median of m normal numbers, m = 1 to 16, of one. Beyond, a photo adds 2 / pi of a photo.
 _MEDIAN_VARIANCE = (

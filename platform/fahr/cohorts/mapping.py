@@ -20,9 +20,9 @@ from pydantic import BaseModel, ValidationError, field_validator, model_validato
 from fahr import store
 from fahr.cohorts.problems import closest
 from fahr.cohorts.schema import CANONICAL
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 
-DAYS_PER_YEAR = 365.25  # days in files, years in text: the one factor of the project
 DAYS_PER_MONTH = 30.4375  # a twelfth of it
 _PROOF_DAYS = (date(1931, 2, 3), date(2012, 11, 30))  # a format that keeps both keeps day, month and century
 

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 from fahr import store
 from fahr.cohorts.cells import Broken, Column, as_text, filled_text, is_text, read_column
 from fahr.cohorts.extras import NumberGuess
-from fahr.cohorts.mapping import DAYS_PER_YEAR, ColumnMapping
+from fahr.cohorts.mapping import ColumnMapping
 from fahr.cohorts.plan import Plan
 from fahr.cohorts.problems import Collector, Rule
 from fahr.cohorts.schema import CANONICAL, REQUIRED
 from fahr.cohorts.sources import Batch
 from fahr.cohorts.splits import SPLITS, split_of
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 
 OLDEST_YEARS = 122.0  # the longest human life on record

@@ -19,7 +19,7 @@ from fahr.evaluation.ranks import Told, reached
 from fahr.evaluation.tables import COUNT, Column, Row, Section, finite, plain
 from fahr.evaluation.tables import Table as Printed
 from fahr.survival import Calibration, Estimate, Term, brier_score, complete_cases, cox_model, judge_calibration
-from fahr.survival.curves import FEWEST, counted
+from fahr.survival.curves import FEWEST, counted, few
 from fahr.survival.models import EVENTS_A_COLUMN, CoxModel
 from fahr.survival.people import Floats
 
@@ -45,15 +45,21 @@ def calibration(cohort: Cohort, protocol: Protocol, told: Told = lambda number: 
         section.refused.append("The scores hold neither a face age nor a risk.")
         return section
     names = [term.column for term in terms]
-    rows = complete_cases({name: cohort.people[name] for name in names}).rows
+    cases = complete_cases({name: cohort.people[name] for name in names})
+    rows = cases.rows
+    if len(rows) < cases.people:
+        section.warn([plain(cases.line())])
     people = {name: values[rows] for name, values in cohort.people.items()}
     time, event = people["follow_up_days"], people["event"]
     if int(event.sum()) < FEWEST:
         section.refused.append(f"Fewer than {FEWEST} events: nothing is told.")
         return section
-    horizons = reached(time, event, protocol)
+    horizons = [each for each in reached(time, event, protocol) if int(event[time <= each].sum()) >= FEWEST]
     if not horizons:
-        section.refused.append(f"Nobody is watched beyond {protocol.horizons[0]:g} days, or has the event by the last.")
+        section.refused.append(
+            f"There is no horizon with {FEWEST} events by then and somebody watched beyond: of "
+            f"{', '.join(f'{each:g}' for each in protocol.horizons)} days. Give other --horizons."
+        )
         return section
     with section.attempt("chances"):
         chance, how = _chances(cohort, people, terms, horizons, protocol)
@@ -72,6 +78,7 @@ def calibration(cohort: Cohort, protocol: Protocol, told: Told = lambda number: 
             seed=protocol.seed,
         )  # fmt: skip
         told(protocol.bootstraps)
+        section.warn(brier.warnings)
         brier_rows: list[Row] = [
             {"days": each, **_ends("score", brier.score[at]), **_ends("scaled", brier.scaled[at]),
              "reference": brier.reference[at]} for at, each in enumerate(brier.horizons)
@@ -110,8 +117,8 @@ def _chances(
         made = cox_model(rest, terms, endpoint=ENDPOINT)
         if made.events < EVENTS_A_COLUMN * len(made.fit.names):
             raise Refused(
-                f"{made.events:,} events for {len(made.fit.names)} columns in a fold, fewer than {EVENTS_A_COLUMN} a "
-                "column. Leave covariates out, or follow up for longer"
+                f"{few(made.events)} events for {len(made.fit.names)} columns in a fold, fewer than {EVENTS_A_COLUMN} "
+                "a column. Leave covariates out, or follow up for longer"
             )
         chance[mine] = _of(made, {name: values[mine] for name, values in people.items()}, horizons)
     return chance, (

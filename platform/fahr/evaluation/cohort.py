@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fahr import store
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused, nearest
 from fahr.evaluation.outcomes import Joined, Outcomes
 from fahr.evaluation.protocol import Protocol
@@ -213,8 +214,9 @@ def _refuse_two_endings(photos: pa.Table, person: Ints, kept: Flags, names: NDAr
     sums, all_of = np.bincount(person[kept], event), np.bincount(person[kept])
     wrong = np.flatnonzero((sums > 0) & (sums < all_of))
     if len(wrong):
+        more = f", as {len(wrong) - 1:,} more people" if len(wrong) > 1 else ""
         raise Refused(
-            f"event: {names[wrong[0]]} has it by some photos and not by others, as {len(wrong) - 1:,} more people. How "
+            f"event: {names[wrong[0]]} has it by some photos and not by others{more}. How "
             "follow-up ended is the same for all photos of a person: correct the outcomes."
         )
 
@@ -270,6 +272,8 @@ def _usable(people: Table, protocol: Protocol, asked: Sequence[str]) -> tuple[tu
         if empty:
             raise Refused(f"--covariates, --strata: {', '.join(empty)} is unknown of everybody. Leave it out.")
         return tuple(protocol.covariates), []
+    if "sex" in protocol.strata:
+        return (), ["sex has a baseline hazard of its own for each value, so it is no covariate"]
     if "sex" not in people or _unknown(people["sex"]).all():
         return (), ["sex is unknown of everybody, so nothing is adjusted for it"]
     if len({word for word in people["sex"].tolist() if word is not None}) < 2:
@@ -309,7 +313,7 @@ def _rated(
         made[name] = found[name].to_numpy().astype("datetime64[D]")
     for name in ("face_aging_rate", "shrunken_rate", "standard_error"):
         made[name] = found[name].to_numpy().astype(np.float64)
-    made["interval_years"] = found["interval_days"].to_numpy() / 365.25
+    made["interval_years"] = found["interval_days"].to_numpy() / DAYS_PER_YEAR
     made["band"] = np.array(found["band"].to_pylist(), object)
     made["high_rate"] = np.where(found["high"].to_numpy(zero_copy_only=False).astype(bool), "high", "not high")
     return made, _counted(reasons), []

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fahr.days import DAYS_PER_YEAR
 from fahr.evaluation import chances, ranks
 from fahr.evaluation.cohort import Cohort
 from fahr.evaluation.hazards import check_dates, hazards, nested
 from fahr.evaluation.markers import distributions
 from fahr.evaluation.protocol import Protocol
-from fahr.evaluation.quarters import YEAR, quarters
+from fahr.evaluation.quarters import quarters
 from fahr.evaluation.tables import COUNT, Column, Row, Section, Table, finite
 from fahr.evaluation.words import flow_table, limitations, summary
 from fahr.progress import progress
@@ -86,7 +87,7 @@ def _people(cohort: Cohort, checked: list[str]) -> Section:
         {"what": "people", "form": COUNT, "value": counted(len(people["event"])), "low": None, "high": None},
         {"what": "events", "form": COUNT, "value": counted(int(people["event"].sum())), "low": None, "high": None},
         {"what": "median follow-up, years (reverse Kaplan-Meier)", "form": ".2f",
-         **{key: None if each is None else each / YEAR
+         **{key: None if each is None else each / DAYS_PER_YEAR
             for key, each in (("value", middle), ("low", low), ("high", high))}},
     ]  # fmt: skip
     if len(people["event"]) >= 10:

@@ -70,8 +70,7 @@ def models_of(cohort: Cohort, protocol: Protocol) -> list[Model]:
     if len(markers) > 1:
         models.append(Model("FAD and risk", people, (FAD, RISK), base, strata))  # each beside the other
     if cohort.has("survival_risk"):
-        table, term = frozen_quarters(people)
-        models.append(Model("risk quartiles", table, (term,), base, strata))
+        models.append(Model("risk quartiles", people, (frozen_quarters(people),), base, strata))
     return models + _rate_models(cohort, protocol)
 
 
@@ -117,11 +116,11 @@ def hazards(cohort: Cohort, protocol: Protocol) -> Section:
         for model, made in found
         for term, p_value in made.proportional.items()
     ]
-    others = ", ".join(("age", *cohort.covariates))
-    section.words.append(
-        f"Ratios above 1: worse. Each marker stands beside {others} of the day of the photo; rates also beside the "
-        "time between their photos."
-    )
+    if found:
+        section.words.append(
+            f"Ratios above 1: worse. Each marker stands beside {', '.join(('age', *cohort.covariates))} of the day of "
+            "the photo; rates also beside the time between their photos."
+        )
     section.tables = [
         Printed("hazard_ratios", "Every column of every model", (
             Column("model", ("model",)), Column("hazard ratio of", ("words",)), Column("people", ("people",), COUNT),
@@ -138,9 +137,8 @@ def hazards(cohort: Cohort, protocol: Protocol) -> Section:
 
 def _rows(found: Sequence[tuple[Model, CoxModel]]) -> list[Row]:
     """Of all effects; Holm's p of the markers that are tested."""
-    family = [model.name for model, _ in found if model.tested]
-    values = np.array([made.tests[model.markers[0].column].p_value for model, made in found if model.tested])
-    adjusted = dict(zip(family, holm(values).tolist(), strict=True)) if family else {}
+    family = _family(found)
+    adjusted = dict(zip(family, holm(np.array([*family.values()])).tolist(), strict=True)) if family else {}
     rows: list[Row] = []
     for model, made in found:
         mine = {term.column for term in model.markers}
@@ -155,6 +153,15 @@ def _rows(found: Sequence[tuple[Model, CoxModel]]) -> list[Row]:
                 "high": each.high, "p_value": each.p_value, "holm": adjusted.get(model.name) if marker else None,
             })  # fmt: skip
     return rows
+
+
+def _family(found: Sequence[tuple[Model, CoxModel]]) -> dict[str, float]:
+    """p of each marker that is tested and whose ratio is told: what is suppressed is no member of the family."""
+    return {
+        model.name: made.tests[model.markers[0].column].p_value
+        for model, made in found
+        if model.tested and all(each.ratio is not None for each in made.effects if each.term == model.markers[0].column)
+    }
 
 
 def _methods(found: Sequence[tuple[Model, CoxModel]], protocol: Protocol) -> list[str]:
@@ -179,7 +186,7 @@ def _methods(found: Sequence[tuple[Model, CoxModel]], protocol: Protocol) -> lis
             "cutoff of the band of time between the photos; bands are never pooled but for the shrunken rate, "
             "stratified by band."
         )
-    tested = [model.name for model, _ in found if model.tested]
+    tested = [*_family(found)]
     if len(tested) > 1:
         told.append(f"p values of {', '.join(tested)} are adjusted together by Holm's method.")
     told.append(

@@ -83,16 +83,20 @@ class Outcomes:
 
 def _moved(photos: pa.Table, made: pa.Table) -> pa.Table:
     """Times of each photo, from those of the day that the table says. Who was last seen alive before a photo has none
-    from then on, 0; who died before it is refused."""
+    from then on, 0; who died before it is refused. Before the table's day nobody could be seen to die: a photo older
+    than that has its person at risk from that day on."""
     begun, taken = (each["taken_on"].cast(pa.int32()).to_numpy().astype(np.float64) for each in (made, photos))
     later = taken - begun
     time, event = (made[name].to_numpy().astype(np.float64) for name in ("follow_up_days", "event"))
     wrong = np.flatnonzero((event == 1) & (later > time))
     if len(wrong):
+        more = f", and {len(wrong) - 1:,} more were" if len(wrong) > 1 else ""
         raise Refused(
             f"follow_up_days: by them photo {photos['photo_id'][int(wrong[0])].as_py()} was taken after that person's "
-            f"death, and {len(wrong) - 1:,} more were. Correct the dates."
+            f"death{more}. Correct the dates."
         )
+    if "entry_days" not in made.column_names and (later < 0).any():
+        made = made.append_column("entry_days", pa.array(np.zeros(made.num_rows)))
     for name in ("follow_up_days", "entry_days"):
         if name in made.column_names:
             values = np.maximum(made[name].to_numpy().astype(np.float64) - later, 0.0)

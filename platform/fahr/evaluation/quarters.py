@@ -1,7 +1,7 @@
 """Kaplan-Meier by quartile of the risk: curves, those at risk, medians, chances at horizons, and log-rank tests.
 
 section = quarters(cohort, protocol)
-frozen_quarters(cohort.people)        # a table and a Term whose quartiles are those of the people a model learned from
+frozen_quarters(cohort.people)        # a Term whose quartiles are those of the people a model learned from
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from fahr.biomarkers.risk import quartile
+from fahr.days import DAYS_PER_YEAR
 from fahr.evaluation.cohort import Cohort, Table
 from fahr.evaluation.protocol import Protocol
-from fahr.evaluation.tables import COUNT, P_VALUE, Column, Row, Section, counts, finite
+from fahr.evaluation.tables import COUNT, P_VALUE, Column, Row, Section, counts, finite, plain
 from fahr.evaluation.tables import Table as Printed
 from fahr.survival import Curve, Term, kaplan_meier, log_rank, log_rank_trend, restricted_mean
 from fahr.survival.curves import FEWEST, counted
@@ -19,15 +20,14 @@ from fahr.survival.curves import FEWEST, counted
 PERCENTILES = (25.0, 50.0, 75.0)  # of the people a model learned from
 OWN_QUARTERS = "survival_risk: quartiles are of these people"  # as the design says it
 NAMES = ("1, lowest", "2", "3", "4, highest")
-YEAR = 365.25  # days
 MONTHS = 12
 
 
-def frozen_quarters(people: Table) -> tuple[Table, Term]:
+def frozen_quarters(people: Table) -> Term:
     """Where the percentile is unknown, quartiles of these people."""
     if "survival_percentile" not in people:
-        return people, Term("survival_risk", per="quartile")
-    return people, Term("survival_percentile", per="quartile", cuts=PERCENTILES)
+        return Term("survival_risk", per="quartile")
+    return Term("survival_percentile", per="quartile", cuts=PERCENTILES)
 
 
 def quarters(cohort: Cohort, protocol: Protocol) -> Section:
@@ -61,13 +61,13 @@ def quarters(cohort: Cohort, protocol: Protocol) -> Section:
 
 def _curves(people: Table, section: Section) -> tuple[dict[str, Curve], np.ndarray, np.ndarray]:
     """By name; and the quartile (K,) of each of the people whose risk is known (P,)."""
-    table, term = frozen_quarters(people)
-    values = table[term.column]
+    term = frozen_quarters(people)
+    values = people[term.column]
     known = ~np.isnan(values)
     cuts = term.cuts or tuple(np.quantile(values[known], (0.25, 0.5, 0.75)).tolist())
     whose = quartile(values[known], cuts)
     if term.cuts is None:
-        section.warnings.append(OWN_QUARTERS)
+        section.warnings.append(plain(OWN_QUARTERS))
     if not known.all():
         section.warnings.append(f"{int((~known).sum()):,} people without a risk are in no quartile")
     entry = people["entry_days"][known] if "entry_days" in people else None
@@ -115,10 +115,10 @@ def _quartiles(curves: Mapping[str, Curve], protocol: Protocol) -> Printed:
 
 
 def _at_risk(curves: Mapping[str, Curve]) -> Printed:
-    years = np.arange(0, np.floor(max(curve.last for curve in curves.values()) / YEAR) + 1)
+    years = np.arange(0, np.floor(max(curve.last for curve in curves.values()) / DAYS_PER_YEAR) + 1)
     rows = tuple(
         {"quartile": name} | {f"year_{year:g}": counted(int(n)) for year, n in zip(years, watched, strict=True)}
-        for name, watched in ((name, curve.at_risk(years * YEAR).tolist()) for name, curve in curves.items())
+        for name, watched in ((name, curve.at_risk(years * DAYS_PER_YEAR).tolist()) for name, curve in curves.items())
     )
     columns = (Column("watched at year", ("quartile",)), *(Column(f"{y:g}", (f"year_{y:g}",), COUNT) for y in years))
     return Printed("at_risk", "Watched at that time", columns, rows)
@@ -128,8 +128,8 @@ def _steps(curves: Mapping[str, Curve]) -> Printed:
     """The curves at the ends of months, as they are drawn; nothing where fewer than ten are watched."""
     rows: list[Row] = []
     for name, curve in curves.items():
-        months = np.arange(np.floor(MONTHS * curve.last / YEAR) + 1)
-        days = months * YEAR / MONTHS
+        months = np.arange(np.floor(MONTHS * curve.last / DAYS_PER_YEAR) + 1)
+        days = months * DAYS_PER_YEAR / MONTHS
         watched, left, (low, high) = curve.at_risk(days), curve.at(days), curve.interval(days)
         for at in np.flatnonzero(watched >= FEWEST).tolist():
             rows.append({"quartile": name, "months": float(months[at]), "watched": int(watched[at]),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from fahr.errors import Refused
 from fahr.evaluation.cohort import Cohort
 from fahr.evaluation.protocol import Protocol
 from fahr.evaluation.tables import COUNT, Column, Row, Section, counts, finite
@@ -64,7 +65,7 @@ def ranks(cohort: Cohort, protocol: Protocol, ladder: Ladder | None, told: Told 
     section.tables = [_table(told_rows), _differences(found)]
     section.drawn["c_index"] = told_rows
     with section.attempt("time-dependent AUC"):
-        section.tables.append(_auc(time, event, entry, markers, protocol, told))
+        section.tables.append(_auc(section, time, event, entry, markers, protocol, told))
     columns = max(len(model.fit.names) for model in ladder.models.values())
     section.words.append(
         "0.5 is chance, 1 is every pair in the right order. Models are linear predictors of Cox models."
@@ -73,8 +74,9 @@ def ranks(cohort: Cohort, protocol: Protocol, ladder: Ladder | None, told: Told 
         f"Concordance by Harrell (ties of markers half) and by Uno (weighted by censoring); percentile intervals of "
         f"{protocol.bootstraps:,} resamples of people, seed {protocol.seed}. Models are judged on the people they were "
         f"fitted on, which flatters them a little (at most {columns} coefficients).",
-        "Time-dependent AUC: cumulative/dynamic, weighted by inverse probability of censoring.",
     ]
+    if any(each.name == "auc" for each in section.tables):
+        section.methods.append("Time-dependent AUC: cumulative/dynamic, weighted by inverse probability of censoring.")
     return section
 
 
@@ -101,12 +103,23 @@ def _differences(found: Mapping[str, Bootstrap]) -> Printed:
 
 
 def _auc(
-    time: Floats, event: Floats, entry: Floats | None, markers: Mapping[str, Floats], protocol: Protocol, told: Told
+    section: Section,
+    time: Floats,
+    event: Floats,
+    entry: Floats | None,
+    markers: Mapping[str, Floats],
+    protocol: Protocol,
+    told: Told,
 ) -> Printed:
     """Of age, the risk and the largest model, at the horizons that the follow-up reaches."""
     models = [name for name in markers if name.startswith("model ")]
     rows: list[Row] = []
     horizons = reached(time, event, protocol)
+    if not horizons:
+        raise Refused(
+            f"nobody is watched beyond {protocol.horizons[0]:g} days, or has the event by the last of the horizons. "
+            "Give earlier --horizons"
+        )
     for name in [each for each in ("age", "risk", models[-1]) if each in markers]:
         values = markers[name]
         whole = ~np.isnan(values)
@@ -115,6 +128,7 @@ def _auc(
             samples=protocol.bootstraps, seed=protocol.seed,
         )  # fmt: skip
         told(protocol.bootstraps)
+        section.warn(f"AUC: {each}" for each in made.warnings)
         for at, each in enumerate(made.auc):
             few = made.cases[at] < FEWEST or made.controls[at] < FEWEST
             row: Row = {"marker": name, "days": made.horizons[at], "with": counted(made.cases[at]),

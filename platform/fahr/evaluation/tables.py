@@ -105,9 +105,6 @@ class Section:
     def warn(self, told: Iterable[str]) -> None:
         self.warnings += [each for each in told if each not in self.warnings]
 
-    def table(self, name: str) -> Table | None:
-        return next((each for each in self.tables if each.name == name), None)
-
     def to_json(self) -> dict[str, Any]:
         return {
             "heading": self.heading,

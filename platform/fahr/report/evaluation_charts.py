@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 from fahr.report.age_charts import PALE
 from fahr.report.charts import BLUE, GREY, RED, png
-from fahr.report.risk_charts import COLOURS, DAYS_PER_YEAR, _draw_curve, _ticks
+from fahr.report.risk_charts import COLOURS, _draw_curve, _ticks
 from fahr.report.survival_charts import RATIOS
 from fahr.survival.chi_squared import ChiSquared
 from fahr.survival.curves import Curve, at_risk_table, few

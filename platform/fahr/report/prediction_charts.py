@@ -18,6 +18,7 @@ from fahr.errors import Refused
 from fahr.report.age_charts import FEWEST, PALE
 from fahr.report.charts import BLUE, GREY, RED, png
 from fahr.survival.calibration import Calibration
+from fahr.survival.curves import few
 from fahr.survival.net_benefit import DecisionCurve
 from fahr.survival.resampling import Estimate
 
@@ -52,7 +53,7 @@ def calibration_chart(found: Calibration) -> bytes:
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False, fontsize="small", loc="upper left")
     words = [
-        f"{found.people:,} people, {found.events:,} events",
+        f"{found.people:,} people, {few(found.events)} events by then",
         f"observed / expected {_told(found.ratio)}, slope {_told(found.slope)}",
         f"mean distance (ICI) {_told(found.ici, 3)}",
     ]
@@ -94,7 +95,7 @@ def decision_chart(models: Mapping[str, DecisionCurve]) -> bytes:
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False, fontsize="small")
-    title = f"{one.people:,} people, {one.events:,} events by {one.horizon:g}"
+    title = f"{one.people:,} people, {few(one.events)} events by {one.horizon:g}"
     figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
     return png(figure)
 

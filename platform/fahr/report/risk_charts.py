@@ -20,6 +20,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from fahr.biomarkers.deviation import Floats
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 from fahr.report.age_charts import BLUES, FEWEST, PALE, Squares, squares
 from fahr.report.charts import GREY, RED, png
@@ -32,7 +33,6 @@ from fahr.survival.quartiles import QUARTERS, QuartileHazards, quartile_curves
 COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#d55e00")
 NAMES = ("quartile 1, lowest risk", "2", "3", "4, highest")
 REDS = LinearSegmentedColormap.from_list("events", ["#f6e3d9", RED, "#4a1c0b"])
-DAYS_PER_YEAR = 365.25
 MONTHS = 12  # a year: how finely a curve is drawn
 
 

@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from fahr.biomarkers.deviation import Floats
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 from fahr.report.age_charts import FEWEST, PALE
 from fahr.report.charts import BLUE, GREY, RED, png
-from fahr.report.risk_charts import COLOURS, DAYS_PER_YEAR, MONTHS, _draw_curve, _ticks
+from fahr.report.risk_charts import COLOURS, MONTHS, _draw_curve, _ticks
 from fahr.survival.chi_squared import ChiSquared
 from fahr.survival.competing import Incidence
 from fahr.survival.cox import Hazard

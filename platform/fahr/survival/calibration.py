@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from fahr.errors import Refused
 from fahr.survival.cox import NoEstimate, fit_cox
 from fahr.survival.cox_resampling import CoxRefit
-from fahr.survival.curves import kaplan_meier
-from fahr.survival.horizon import FEWEST, Watch, read_chances, read_horizon, read_watch, told_undefined, warn_of_few
+from fahr.survival.curves import FEWEST, kaplan_meier
+from fahr.survival.horizon import Watch, read_chances, read_horizon, read_watch, told_undefined, warn_of_few
 from fahr.survival.net_benefit import standing_shares
 from fahr.survival.people import Floats
 from fahr.survival.resampling import Estimate, check_samples, estimates, resampled
@@ -128,8 +128,9 @@ def _check(watch: Watch, chance: Floats, knots: int, groups: int) -> None:
     certain = (chance <= 0) | (chance >= 1)
     if certain.any():
         row = int(watch.order[certain].min())
+        more = f", and {int(certain.sum()) - 1:,} more are" if certain.sum() > 1 else ""
         raise Refused(
-            f"predicted: row {row} is 0 or 1, and {int(certain.sum()) - 1:,} more are, and log(-log(1 - chance)) of a "
+            f"predicted: row {row} is 0 or 1{more}, and log(-log(1 - chance)) of a "
             "certainty is infinite. Clip to chances that the model could mean, such as 1e-6 and 1 - 1e-6."
         )
     if np.ptp(chance) == 0:

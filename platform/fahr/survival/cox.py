@@ -22,18 +22,19 @@ from numpy.typing import ArrayLike
 
 from fahr.errors import Refused
 from fahr.survival.chi_squared import ChiSquared, beyond, quadratic_form, two_sided
+from fahr.survival.curves import Z
 from fahr.survival.partial_likelihood import Point
 from fahr.survival.people import Flags, Floats, Ints
 from fahr.survival.risk_sets import RiskSets
 
 __all__ = ["CoxFit", "Hazard", "LikelihoodRatio", "NoEstimate", "beyond", "fit_cox", "likelihood_ratio", "wald"]
 
-Z = 1.959963984540054  # of the 97.5 % point
 ALIKE = 1e-9  # least eigenvalue of the columns' correlations: below, one column is made of the others
 STEPS, ENOUGH = 100, 1e-12  # of Newton's method; by how much, in log-likelihood, another step would gain
 SHORTEST, LONGEST = 1e-12, 5.0  # steps
 FARTHEST = 50.0  # of a coefficient a standard deviation: exp(50) is no ratio of hazards
 LARGEST_ERROR = 50.0  # of such a coefficient: where the likelihood rises for ever, it is in the thousands
+NOTHING = 1e-9  # information: of a column that is the same for all at risk, at every event
 
 
 class NoEstimate(ValueError):
@@ -151,8 +152,7 @@ def fit_cox(
         covariance = np.full_like(information, np.inf)
     errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     if not (np.abs(beta) < FARTHEST).all() or not ((errors > 0) & (errors < LARGEST_ERROR)).all():
-        worst = names[int(np.argmax(np.abs(beta)))]
-        raise NoEstimate(f"the likelihood rises for ever with {worst}: it tells those with the event from all others")
+        raise NoEstimate(_why(names, beta, errors, np.diag(information)))
     naive = covariance / np.outer(scale, scale)
     clusters = None
     if robust or cluster is not None:
@@ -175,6 +175,15 @@ def fit_cox(
         scale=scale,
         point=point[1],
     )
+
+
+def _why(names: Sequence[str], beta: Floats, errors: Floats, information: Floats) -> str:
+    """Why there is no estimate. Columns have deviation 1, so information counts events."""
+    if information.min() < NOTHING:
+        return f"{names[int(np.argmin(information))]} is the same for all who are at risk together at an event"
+    far = np.abs(beta) if not (np.abs(beta) < FARTHEST).all() else np.where(np.isfinite(errors), errors, np.inf)
+    worst = names[int(np.argmax(far))]
+    return f"the likelihood rises for ever with {worst}: it tells those with the event from all others"
 
 
 def _standardised(names: Sequence[str], table: Floats, centre: Floats, scale: Floats) -> Floats:

@@ -49,11 +49,6 @@ class Curve:
         root = np.sqrt(np.cumsum(np.where(self.survival > 0, self.greenwood, 0.0)))
         return np.concatenate(([0.0], self.survival * root))[np.searchsorted(self.time, time, "right")]
 
-    def events_by(self, time: ArrayLike) -> Ints:
-        """How many had the event at a time or before."""
-        sums = np.concatenate(([0], np.cumsum(self.died)))
-        return np.asarray(sums[np.searchsorted(self.time, time, "right")], np.int64)
-
     def median(self) -> tuple[float | None, float | None, float | None]:
         """The first time at which half or fewer are left, and the same of both ends of the interval (Brookmeyer and
         Crowley 1982, Biometrics 38:29). None: not reached in the follow-up."""

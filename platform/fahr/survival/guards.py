@@ -22,7 +22,7 @@ from fahr.survival.competing import of_cause
 from fahr.survival.curves import FEWEST
 from fahr.survival.design import MOST_LEVELS, as_levels, is_number
 from fahr.survival.imputation import missing
-from fahr.survival.people import Flags, Floats
+from fahr.survival.people import Flags, Floats, mean_ranks
 from fahr.survival.study import Endpoint, column_names, read_columns
 
 MOST_ROWS = 20  # that one message names
@@ -253,8 +253,9 @@ def _decides(values: NDArray[Any], died: Flags) -> bool:
 
 
 def _rank_correlation(one: Floats, other: Floats) -> float:
-    ranks = np.array([np.unique(each, return_inverse=True)[1] for each in (one, other)], np.float64)
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1]) if np.ptp(ranks, axis=1).min() > 0 else 0.0
+    """Spearman's; 0 where one of them is the same for all."""
+    ranks = (mean_ranks(one), mean_ranks(other))
+    return float(np.corrcoef(*ranks)[0, 1]) if min(np.ptp(each) for each in ranks) > 0 else 0.0
 
 
 def _too_good(name: str, values: NDArray[Any], time: Floats, event: Flags, known: Flags) -> list[str]:

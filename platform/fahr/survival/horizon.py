@@ -22,9 +22,8 @@ from numpy.typing import ArrayLike
 
 from fahr.errors import Refused
 from fahr.survival.censoring import LEAST
+from fahr.survival.curves import FEWEST, few
 from fahr.survival.people import Flags, Floats, Ints, read_people, read_risk
-
-FEWEST = 10  # events, and people without: fewer of either are told
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +213,7 @@ def warn_of_few(watch: Watch, horizons: Floats) -> list[str]:
         still = watch.still(each)
         if died < FEWEST or still.sum() < FEWEST:
             told.append(
-                f"at {each:g}: {died:,} events, {int(still.sum()):,} watched beyond; fewer than {FEWEST} of one"
+                f"at {each:g}: {few(died)} events, {few(int(still.sum()))} watched beyond; fewer than {FEWEST} of one"
             )
         watched = float(still.sum()) / (len(watch) * watch.survival(ones, each))
         if watch.entry is None and watched < LEAST:

@@ -70,8 +70,8 @@ def nested_models(
     cluster: str | None = None,
     robust: bool = False,
 ) -> Ladder:
-    """The base, the base with each of `added`, and with all of them. Steps: from the base to each, from each with all
-    others left out to all, and from the base to all."""
+    """The base, the base with each of `added`, and with all of them. Steps: from the base to every other, and
+    from every other to all."""
     if not added or not base:
         raise Refused("nested models: need a base of one column at least, and something that is added to it.")
     if BASE in added:

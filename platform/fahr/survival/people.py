@@ -114,3 +114,9 @@ def _refuse(name: str, values: NDArray[Any], wrong: Flags, rule: str, remedy: st
     first, others = int(np.argmax(wrong)), int(wrong.sum()) - 1
     more = f", and {others:,} more" if others else ""
     raise Refused(f"{name}: row {first} {rule} ({values[first]!s}){more}. {remedy}")
+
+
+def mean_ranks(values: Floats) -> Floats:
+    """(n,) from 1; equal values share the mean of their ranks."""
+    _, place, number = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(number) - (number - 1) / 2)[place])

@@ -20,8 +20,9 @@ from fahr.survival.bootstrap import bootstrap_concordance
 from fahr.survival.cindex import concordance
 from fahr.survival.compare import compare_concordance
 from fahr.survival.cox import CoxFit, NoEstimate, fit_cox, likelihood_ratio
+from fahr.survival.curves import Z
 from fahr.survival.patients import Patients, as_column, indicators, read_patients
-from fahr.survival.people import Flags, Floats, Ints, read_risk
+from fahr.survival.people import Flags, Floats, Ints, mean_ranks, read_risk
 from fahr.survival.redundancy_lines import as_lines
 
 FEWEST_EVENTS = 10  # for an interval or a test
@@ -418,21 +419,15 @@ def _correlated(name: str, risk: Floats, values: Floats, tell: bool) -> Correlat
     if number < 3 or np.ptp(one) == 0 or np.ptp(two) == 0:
         return Correlation(name, None, None, None, None, number)
     pearson = float(np.clip(np.corrcoef(one, two)[0, 1], -1, 1))
-    spearman = float(np.clip(np.corrcoef(_ranks(one), _ranks(two))[0, 1], -1, 1))
+    spearman = float(np.clip(np.corrcoef(mean_ranks(one), mean_ranks(two))[0, 1], -1, 1))
     low = high = None
     if tell and number > 3:
         if abs(pearson) < 1:
-            reach = 1.959963984540054 / np.sqrt(number - 3)
+            reach = Z / np.sqrt(number - 3)
             low, high = (float(np.tanh(np.arctanh(pearson) + sign * reach)) for sign in (-1, 1))
         else:
             low = high = pearson
     return Correlation(name, pearson, low, high, spearman, number)
-
-
-def _ranks(values: Floats) -> Floats:
-    """(n,) from 1; equal values share the mean of their ranks."""
-    _, place, number = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(number) - (number - 1) / 2)[place])
 
 
 def _last_notes(some: Patients, columns: Mapping[str, Floats], correlations: tuple[Correlation, ...]) -> list[str]:

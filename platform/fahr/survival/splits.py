@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fahr.errors import Refused
-from fahr.survival.horizon import FEWEST
+from fahr.survival.curves import FEWEST
 from fahr.survival.people import Flags, Floats, Ints, read_groups, read_people, read_risk
 
 

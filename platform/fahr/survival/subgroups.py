@@ -202,8 +202,8 @@ def _judged(study: Study, level: str, main: Term, others: Sequence[Given]) -> Fo
         effect = next(each for each in model.effects if each.term == main.column)
     except (NoEstimate, StopIteration) as error:
         return ForestRow(level, people, events, None, str(error) or f"{main.column} is the same for all")
-    assert effect.ratio is not None and effect.low is not None
-    assert effect.high is not None and effect.p_value is not None
+    if effect.ratio is None or effect.low is None or effect.high is None or effect.p_value is None:
+        return ForestRow(level, people, events, None, f"fewer than {FEWEST} events or people in {effect.name}")
     found = Hazard(effect.ratio, effect.low, effect.high, effect.p_value)
     return ForestRow(level, people, events, found)
 

@@ -42,7 +42,10 @@ def d_calibration(
         wrong = (start < left) | (start == 0)
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise Refused(f"survival_at_entry: row {row} has {start[row]}, below {left[row]} at the end, or 0.")
+            raise Refused(
+                f"survival_at_entry: row {row} has {start[row]}, below {left[row]} at the end, or 0. Give each curve "
+                "at entry, above 0 and no lower than at the end."
+            )
         left = left / start
     if bins < 2:
         raise Refused(f"bins: {bins} must be at least 2; 10 is usual.")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 
 OLDEST = 122.0  # years
@@ -24,9 +25,9 @@ def check_ages(place: str, ages: ArrayLike) -> None:
                       "taken_on) and align again.")  # fmt: skip
     wrong = values[~((values >= 0) & (values <= OLDEST))]
     if len(wrong):
-        hint = f" They look like days: {np.median(values):,.0f} days are {np.median(values) / 365.25:.1f} years." if (
-            np.median(values) > 1000
-        ) else ""  # fmt: skip
+        middle = float(np.median(values))
+        days = f" They look like days: {middle:,.0f} days are {middle / DAYS_PER_YEAR:.1f} years."
+        hint = days if middle > 1000 else ""
         raise Refused(
             f"{place}: {len(wrong):,} of {len(values):,} ages are not within 0 and {OLDEST:.0f} years, such as "
             f"{wrong[0]:g}.{hint} Correct them in the manifest."

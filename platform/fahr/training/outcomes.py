@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, as_tensor, where
 
 from fahr.cohorts.folds import drawn
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 from fahr.objectives import cox_loss, ranking_loss
 from fahr.objectives.hazard import discrete_time_losses, event_edges, first_hazard_biases
@@ -33,7 +34,6 @@ Floats = NDArray[np.float64]
 NEEDED = ("follow_up_days", "event")
 ENTRY = "entry_days"
 LOSSES = (*KINDS, "cox")
-YEAR = 365.25  # days
 
 
 def known_outcome(*, age: bool = False) -> pc.Expression:
@@ -152,7 +152,7 @@ def pair_losses(
         if weight == "ipcw":
             more["censoring"] = censoring
         if weight == "gap":
-            more["gap_unit"] = YEAR
+            more["gap_unit"] = DAYS_PER_YEAR
         return ranking_loss(
             scores, time, event, labels["subject_id"], entry=entries(labels), kind=kind, tau=tau, weight=weight, **more
         )

@@ -32,12 +32,12 @@ import pyarrow.compute as pc
 from fahr.cohorts.synthetic.covariates import clinic
 from fahr.cohorts.synthetic.options import CohortOptions
 from fahr.cohorts.synthetic.streams import stream
+from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 
 Floats = npt.NDArray[np.float64]
 Days = npt.NDArray[np.int64]
 
-DAYS_PER_YEAR = 365.25
 AGE_LOG_HAZARD_PER_YEAR = np.log(2) / 10
 DEVIATION_LOG_HAZARD_PER_YEAR = np.log(1.15) / 10
 FRAILTY_LOG_HAZARD = 0.7
