@@ -55,5 +55,5 @@ lock: $(READY) ## resolve requirements.lock anew, for 3.11 to 3.13 and every sys
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --upgrade --extra dev --python-version 3.11 \
 		--custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
-clean: ## remove the environment and all caches
-	rm -rf .venv .cache out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the environments and all caches; out/ stays, with what was made
+	rm -rf .venv .venv-bench .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,6 +33,8 @@ def connect() -> None:
     # Plans and versions of Ray's own pages are news to nobody here; what goes wrong still is told.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    # Ray ends a plan in which no block moves for half an hour; a unit of work is one block, and may take longer.
+    context.execution_no_progress_timeout_s = -1
     context.max_errored_blocks = 0  # above 0 whole blocks vanish and the job says ok
     if ray.is_initialized():
         return

@@ -78,7 +78,7 @@ class Stage(Group):
         rate = {} if self.base_lr is None else {"base_lr": self.base_lr}
         found = options.recipe(num_rows, **length, **rate)
         warmup = found.num_samples // 6 if options.warmup_samples is None else options.warmup_samples
-        changed: dict[str, Any] = {"warmup_samples": warmup}  # 5 of 30 epochs (science.md 4.1)
+        changed: dict[str, Any] = {"warmup_samples": warmup}  # 5 of 30 epochs (docs/age.md)
         if self.freeze == "encoder" and not self.blocks:
             changed["drop_path"] = 0.0  # a head alone learns from whole features
         return found.model_copy(update=changed)
@@ -106,7 +106,7 @@ class Stage(Group):
 class FinetuneOptions(RunOptions):
     """What fine-tuning needs beside a recipe, whatever is learned. The recipe's values hold for stages without own."""
 
-    usual_epochs = 30  # of a stage that says nothing, where the run says nothing (science.md 4.1)
+    usual_epochs = 30  # of a stage that says nothing, where the run says nothing (docs/age.md)
 
     init: Init = option(help="weights to begin with: a checkpoint, a name it is known by, imagenet, or random")
     model: str = option("fahr", help="network: fahr (a ViT), faceage, or timm:NAME for any network of timm")
@@ -120,7 +120,7 @@ class FinetuneOptions(RunOptions):
         unit="samples",
     )  # fmt: skip
     augmentation: Augmentation = option(PRESETS["age"], help="what may happen to a face")
-    # A recipe for fine-tuning (science.md 4.1, 5.1); rate, batch and layer decay are each job's own
+    # A recipe for fine-tuning (docs/age.md, docs/survival_model.md); rate, batch and layer decay are each job's own
     betas: tuple[float, float] = option((0.9, 0.999), help="AdamW's memory of gradients and of their squares")
     drop_path: float = option(
         0.1, ge=0, lt=1, help="share of images that skip the last block's branches", off="0", unit="share"

@@ -1,6 +1,6 @@
 """The workers of a training job: in this process, or on a cluster by Ray Train.
 
-    told = train(work, options, digest, total=recipe_samples)
+    told = train(work, options, digest)
 
 `work(options, digest, team) -> dict` runs on every worker and is a plain function: with `--workers 0` it is called
 here, without Ray. What Ray Train adds is processes that meet, come back after a failure, and grow or shrink with the
@@ -133,7 +133,6 @@ def train(
     work: Work,
     options: WorkerOptions,
     digest: str,
-    unit: str = "samples",
     *,
     name: str | None = None,
     callbacks: Sequence[Any] = (),
@@ -142,8 +141,8 @@ def train(
     """What the first worker's `work` returned. `name`: of Ray's run. What workers report goes to Ray Train's
     `callbacks`; with `workers` 0 to `report`."""
     if options.workers == 0:
-        return _here(work, options, digest, unit, report)
-    told = _on_ray(work, options, digest, unit, name or f"run-{digest}", callbacks)
+        return _here(work, options, digest, report)
+    told = _on_ray(work, options, digest, name or f"run-{digest}", callbacks)
     if "refused" in told:
         raise Refused(told["refused"])
     return told
@@ -171,11 +170,11 @@ def _threads(options: WorkerOptions) -> int:
 # In this process
 
 
-def _here(work: Work, options: WorkerOptions, digest: str, unit: str, report: Callable[[Row], None]) -> dict[str, Any]:
+def _here(work: Work, options: WorkerOptions, digest: str, report: Callable[[Row], None]) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(_threads(options))
     try:
-        with _Bar(unit) as bar, _asked_to_stop() as stop:
+        with _Bar() as bar, _asked_to_stop() as stop:
             return work(options, digest, Team(_device_here(options), bar.show, lambda: False, stop, report))
     finally:
         torch.set_num_threads(threads)
@@ -212,9 +211,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 # On Ray
 
 
-def _on_ray(
-    work: Work, options: WorkerOptions, digest: str, unit: str, name: str, callbacks: Sequence[Any]
-) -> dict[str, Any]:
+def _on_ray(work: Work, options: WorkerOptions, digest: str, name: str, callbacks: Sequence[Any]) -> dict[str, Any]:
     for variable, value in {
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": options.collective_timeout,  # Ray's own default: never
         # A group that can't start: its 60 s are short where nodes have to start and pull images. An elastic run keeps
@@ -247,7 +244,7 @@ def _on_ray(
         ),
     )
     try:
-        with _Bar(unit) as bar, _watching(board, bar):
+        with _Bar() as bar, _watching(board, bar):
             ended: Any = trainer.fit()  # its type is that of older runs, which returned nothing
             return dict(ended.return_value)
     except ray.train.TrainingFailedError as error:
@@ -345,8 +342,7 @@ def _watching(board: Any, bar: "_Bar") -> Iterator[None]:
 class _Bar:
     """Samples seen, rate, time left, the newest loss; steps back when a run goes on from a state."""
 
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
+    def __init__(self) -> None:
         self._bar: Any = None
 
     def show(self, row: Row) -> None:
@@ -356,7 +352,7 @@ class _Bar:
                 print(row[name], file=sys.stderr)
         if "total" in row:
             self.close()
-            self._bar = progress(row["total"], self._unit, row.get("what", "training"))
+            self._bar = progress(row["total"], "samples", row.get("what", "training"))
             self._bar.initial = self._bar.last_print_n = self._bar.n = row["position"]
         elif self._bar is not None and "position" in row:
             text = f"loss {row['loss']:.4f}" if "loss" in row else ""

@@ -1,6 +1,6 @@
 """A sweep on Ray Tune: trials are asked of a chooser, watched, noted when they end, and begun again after a kill.
 
-    trials = sweep(trainable, plan, chooser, notes, desk)
+    sweep(trainable, plan, todo, ask, desk, data)
 
 A trainable is a plain function of one dict (`number`, `settings`, `seed`, and what the plan adds). It reports rows with
 `step`, `metric`, `score` (lower is better) and, once, at its end, a row with `ended`; what it raises it reports as
@@ -230,8 +230,13 @@ def most_concurrent(asked: int | None, each: Mapping[str, float], flag: str) -> 
         cores = os.cpu_count() or 1 if machines == 1 else most
         return asked or max(1, min(most, int((cores + 1e-9) // each.get("CPU", 1.0))))
     told = ". It needs ".join(
-        f"{wanted} x {each[name]:g} = {wanted * each[name]:g} {name}; the cluster has {has[name]:g}"
+        f"{wanted} x {_amount(name, each[name])} = {_amount(name, wanted * each[name])}; the cluster has "
+        f"{_amount(name, has[name])}"
         for name, number in fits.items() if number < wanted
     )  # fmt: skip
     remedy = f"Use at most {most}, or lower {flag}." if most else f"Lower {flag}, or start a larger cluster."
     raise Refused(f"--concurrent {wanted}: needs {told}. {remedy}")
+
+
+def _amount(name: str, number: float) -> str:
+    return f"{number / 2**30:.1f} GiB of heap" if name == "memory" else f"{number:g} {name}"

@@ -1,6 +1,6 @@
 """Trials on frozen features: the encoder looks at each face once, by Ray Data; a trial is a head and takes seconds.
 
-    kept = embed(options, job_options, table)            # done before, wholly or in part: read, not done again
+    kept, folder = embed(embedding, photos, place, pool)    # done before, wholly or in part: read, not done again
     sweep(head_trial, plan, ..., data={"kept": kept, ...})
 
 The features lie under --features in a folder named by the digest of what made them: encoder, faces, people, precision.

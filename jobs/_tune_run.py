@@ -159,6 +159,9 @@ def _prepare(found: Search, speeds: set[str]) -> None:
         _check_encoder(found, store.name(folder))
         print(f"tune: {len(kept.features):,} faces as {kept.features.shape[1]} numbers each lie in {folder}")
         there = np.isin(people.table["photo_id"].to_pylist(), kept.table["photo_id"].to_pylist())
+        if not there.all():
+            lost = f"{int((~there).sum()):,} of {len(there):,} faces do not decode and take no part"
+            print(f"tune: {lost}: {store.join(folder, 'rejects')} says why")
         number = np.cumsum(there) - 1
         pool, aside = (number[rows[there[rows]]] for rows in (people.parts.pool, people.parts.aside))
         found.data["features"] = {"heads": _tune_features.Heads(

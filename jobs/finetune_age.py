@@ -68,7 +68,7 @@ class Options(FinetuneOptions):
     )
     coverage: float = option(0.9, gt=0, lt=1, help="share of people whose age lies in their interval", unit="share")
     fewest: int = option(100, ge=1, help="people of a stratum for an interval of its own", unit="people")
-    # A recipe for fine-tuning (science.md 4.1)
+    # A recipe for fine-tuning (docs/age.md)
     base_lr: float = option(5e-4, gt=0, help="learning rate of a batch of 256, in proportion", unit="per step")
     global_batch: int = option(1024, ge=1, help="samples that decide one step, over all workers", unit="samples")
     layer_decay: float = option(

@@ -79,7 +79,7 @@ class Options(FinetuneOptions):
         --output out/survival
     """
 
-    usual_epochs = 20  # science.md 5.1
+    usual_epochs = 20  # docs/survival_model.md
 
     loss: Literal["logistic", "hinge", "squared_hinge", "exponential", "cox", "hazard"] = option(
         "logistic",
@@ -108,7 +108,7 @@ class Options(FinetuneOptions):
     )
     published: Published = option(Published(), help="what others published, told beside ours")
     stages: tuple[Stage, ...] = option(STAGES, help="one after the other, a list", min_length=1)
-    # A recipe for fine-tuning (science.md 5.1)
+    # A recipe for fine-tuning (docs/survival_model.md)
     base_lr: float = option(1e-4, gt=0, help="learning rate of a batch of 256, in proportion", unit="per step")
     global_batch: int = option(256, ge=2, help="people that decide one step, over all workers", unit="people")
     layer_decay: float = option(

@@ -64,7 +64,7 @@ class Options(RunOptions):
     python jobs/pretrain.py --config configs/laptop_vit_tiny.yaml --faces out/align --output out/mae --workers 0
     """
 
-    usual_epochs = 50  # the paper's length (science.md 3.3)
+    usual_epochs = 50  # the paper's length (docs/training.md)
 
     model: str = option("vit_base", help=f"size of the encoder: {', '.join(SIZES)}")
     patch: int = option(8, ge=1, help="side of a patch", unit="pixels")

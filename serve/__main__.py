@@ -19,7 +19,6 @@ import ray
 from pydantic import Field, ValidationError
 from ray import serve
 
-from fahr import config
 from fahr.config import JobOptions, Location, option, run_job
 from fahr.errors import Refused
 from serve import door, tokens
@@ -59,7 +58,11 @@ class Options(JobOptions):
     )
 
     most_replicas: int = option(
-        max(1, min(4, CORES // 2)), help="of the aligner and of each network under load", ge=1, result=False
+        max(1, min(4, CORES // 2)),
+        help="processes that read photos and score them, under load",
+        unit="processes",
+        ge=1,
+        result=False,
     )
 
     def settings(self) -> ServeSettings:
@@ -68,8 +71,7 @@ class Options(JobOptions):
         }
         given["together"] = True
         given["cohorts"] = {"results": self.results, "data_roots": self.data_roots}
-        for stage, batch in (("aligner", 8), ("backbone", 16)):
-            given[stage] = {"batch": batch, "most_replicas": self.most_replicas}
+        given["backbone"] = {"batch": 16, "most_replicas": self.most_replicas}
         try:
             return ServeSettings.model_validate(given)
         except ValidationError as error:
@@ -166,6 +168,5 @@ def address(options: Options) -> str:
 if __name__ == "__main__":
     from serve.__main__ import Options, main
 
-    config.RESERVED.add(tokens.VARIABLE)
     sys.argv[0] = "serve"
     run_job(Options, main)

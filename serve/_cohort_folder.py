@@ -4,6 +4,7 @@ RESULTS/keys/DIGEST.json        the cohort that an Idempotency-Key made, and of 
 RESULTS/ID/request.json         what is scored, by what, with which resources: made once
 RESULTS/ID/manifest.csv         the table, where one was uploaded
 RESULTS/ID/out/                 the output folder of jobs/score.py: its units, scores and ledger.json
+RESULTS/ID/log.txt              what the job said: for the operator, since it may name photos
 RESULTS/ID/ended.json           how the job failed, and why
 RESULTS/ID/erasing              from here on there is no such cohort, and what is left goes
 """

@@ -21,6 +21,7 @@ from fahr.config import PREFIX
 
 RESERVATION = "fahr-cohorts"  # the placement group: it stays when this service restarts, with the jobs in it
 SEEN_BY_THEN_S = 3.0  # after a job's end
+KEPT = ("FAHR_WEIGHTS", "FAHR_NO_NUMBA")  # other variables are the service's: options of a job come as flags
 _NAME = "cohort-"
 _OWN_PYTHON = ("pip", "uv", "conda", "container", "image_uri", "py_executable")  # of a runtime environment
 
@@ -148,7 +149,8 @@ def _alike(some: Sequence[dict[str, float]], others: Sequence[dict[str, float]])
 
 def _environment(own: dict[str, Any]) -> dict[str, Any]:
     """That of this process, so that the job runs the same code; but the service's variables, tokens among them."""
-    variables = {name: value for name, value in own.pop("env_vars", {}).items() if not name.upper().startswith(PREFIX)}
+    given = own.pop("env_vars", {})
+    variables = {name: value for name, value in given.items() if name in KEPT or not name.upper().startswith(PREFIX)}
     return {name: value for name, value in own.items() if not name.startswith("_")} | {
         "env_vars": {"OMP_NUM_THREADS": "1", **variables}
     }

@@ -12,6 +12,7 @@ import os
 import runpy
 import sys
 import tempfile
+import traceback
 import warnings
 
 import ray
@@ -23,15 +24,15 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from fahr.config import PREFIX
 from fahr.errors import Refused
 from serve._cohort_folder import Cohort
-from serve._cohort_jobs import RESERVATION
+from serve._cohort_jobs import KEPT, RESERVATION
 from serve.allowed import Roots, check_photos
 
-_KEPT = ("FAHR_WEIGHTS", "FAHR_NO_NUMBA")  # the other variables are the service's: options of a job come as flags
+FAULT = "The job failed by a fault that is not of the request; log.txt in its folder tells the operator."
 
 
 def main(results: str, id: str, namespace: str) -> int:
     """The exit status of jobs/score.py: 0 done, 1 failed, 2 refused."""
-    for name in [each for each in os.environ if each.upper().startswith(PREFIX) and each not in _KEPT]:
+    for name in [each for each in os.environ if each.upper().startswith(PREFIX) and each not in KEPT]:
         del os.environ[name]
     _on_reserved_cpus(namespace)
     cohort = Cohort(results, id)
@@ -63,6 +64,9 @@ def score(cohort: Cohort, told: io.StringIO) -> tuple[int, str]:
     except Refused as error:
         print(f"refused: {error}")
         return 2, str(error)
+    except Exception:  # noqa: BLE001 - into log.txt: Ray's own logs name no photo
+        traceback.print_exc()
+        return 1, FAULT
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({**request["options"], "output": cohort.output}, file)
         file.flush()
@@ -73,7 +77,7 @@ def score(cohort: Cohort, told: io.StringIO) -> tuple[int, str]:
             status = int(ended.code or 0)
     if status == 2:
         return 2, told.getvalue().rpartition("refused: ")[2].strip()
-    return status, "The job failed by a fault that is not of the request; log.txt in its folder tells the operator."
+    return status, FAULT
 
 
 if __name__ == "__main__":

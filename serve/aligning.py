@@ -1,5 +1,6 @@
 """Photos -> aligned faces: a deployment of CPUs, so that the networks behind it only ever see faces."""
 
+import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -35,10 +36,11 @@ class Aligning:
         gate: QualityGate | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """`threads`: of torch and OpenCV; 0 leaves them. The rest as of `Aligner`."""
-        if threads:
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
+        """`threads`: of torch and OpenCV; 0: as many as this machine has, where Ray gives a replica as many as the CPUs
+        it reserves, which are a matter of placing it, not of its speed. The rest as of `Aligner`."""
+        threads = threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
         self._aligners = {
             cut: Aligner(
                 cut.detector, cut.size, cut.convention, many_faces=many_faces, gate=gate, limits=limits, device=device

@@ -95,7 +95,7 @@ def _deployment(made: type, name: str, settings: ServeSettings, stage: Stage) ->
         name=name,
         ray_actor_options={"num_cpus": stage.cpus, "num_gpus": stage.gpus},
         max_ongoing_requests=stage.ongoing,
-        max_queued_requests=settings.most_in_flight,  # of one ingress, which lets no more in: never reached
+        max_queued_requests=-1,  # an ingress bounds what it lets in; its probes and shadows come beside that
         autoscaling_config={
             "min_replicas": stage.least_replicas,
             "max_replicas": stage.most_replicas,

@@ -10,6 +10,7 @@ shape of what waits, which moves a score by rounding only, and with `fixed_shape
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -117,7 +118,8 @@ class Backbone:
         precision: str = "bf16",
         fixed_shape: bool = False,
     ) -> None:
-        """Options: as of `plan_models`, `Family` and `Scorer`."""
+        """Options: as of `plan_models`, `Family` and `Scorer`; `threads` 0: as many as this machine has."""
+        threads = threads or os.cpu_count() or 1
         self._detector, self._flip = detector, flip
         self._made_of: dict[str, Any] = {
             "most": batch, "fixed_shape": fixed_shape, "precision": precision, "device": device, "threads": threads,
@@ -134,6 +136,12 @@ class Backbone:
         family = await asyncio.to_thread(self._opened, list(user_config["models"]))
         if self._family is not None and family.cut != self._family.cut:
             raise Refused(f"{family.plans[0].place}: reads other faces, {family.cut}. Deploy it as a new application.")
+        tasks = family.digests.keys()
+        if self._family is not None and tasks != self._family.digests.keys():
+            raise Refused(
+                f"models: tell {' and '.join(tasks)}; this family tells {' and '.join(self._family.digests)}. Name a "
+                "checkpoint for each of them, or deploy a new application."
+            )
         [(_, expected)] = await self._batcher.in_thread(self._values, family, [built_in_face(family.cut.size)])
         if not all(np.isfinite(value) for value in expected.values()):
             raise Refused(f"{family.plans[0].place}: says {expected} of a face. Take another checkpoint.")
@@ -158,12 +166,12 @@ class Backbone:
 
     async def check_health(self) -> None:
         """The built-in face, before whatever waits: a device or a thread that is broken shows here."""
-        family = self._family
+        family, expected = self._family, self._expected  # both of before: they may change while the face waits
         if family is None:
             return
         [(by, values)] = await self._batcher.submit([built_in_face(family.cut.size)], first=True)
-        if by is family and not all(abs(values[task] - self._expected[task]) <= MOVED for task in values):
-            raise RuntimeError(f"the built-in face is {values} now, it was {self._expected} when the model was loaded")
+        if by is family and not all(abs(values[task] - expected[task]) <= MOVED for task in values):
+            raise RuntimeError(f"the built-in face is {values} now, it was {expected} when the model was loaded")
 
     async def ready(self) -> bool:
         return self._family is not None

@@ -104,11 +104,3 @@ class Batcher(Generic[Item, Result]):
         results = self._run(items)
         assert len(results) == len(items), f"{len(results)} results of {len(items)} items"
         return results
-
-    def close(self) -> None:
-        """After the batch at work; what waits is given up."""
-        if self._worker is not None:
-            self._worker.cancel()
-        for each in self._queue:
-            each.future.cancel()
-        self._thread.shutdown(wait=False)

@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ from ray.job_submission import JobStatus
 from fahr import store
 from fahr.config import Location, Options, option
 from fahr.errors import Refused, nearest
-from serve._cohort_folder import Cohort, claim, claimed, new_id
+from serve._cohort_folder import Claim, Cohort, claim, claimed, new_id
 from serve._cohort_jobs import Jobs, Unreachable
 from serve._cohort_scores import FORMS
 from serve.allowed import Outside, Roots, check_photos
@@ -110,6 +111,7 @@ class Cohorts:
     ) -> None:
         self.settings, self._models, self._scoring = settings, models, dict(scoring)
         self.jobs = Jobs(settings.bundles())
+        self._one_at_a_time = threading.Lock()
         self._data = Roots(settings.data_roots)
 
     @property
@@ -129,6 +131,11 @@ class Cohorts:
         if held is not None and self._goes_on(Cohort(results, held.id)):
             return held.id
         options = self._options(asked)
+        with self._one_at_a_time:  # else two that come at once both find room
+            return self._begin(asked, key, held, digest, options)
+
+    def _begin(self, asked: _Asked, key: str | None, held: Claim | None, digest: str, options: dict[str, Any]) -> str:
+        results = str(self.settings.results)
         self._admit()
         if held is None and key is not None:
             held = claim(results, key, digest)

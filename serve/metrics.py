@@ -1,6 +1,6 @@
 """What an operator watches: Prometheus metrics through Ray's own exporter, a JSON line of log a request. Never a pixel.
 
-meter = Meter("age")
+meter = Meter()
 with meter.stage("align"): ...                  # seconds
 meter.batch(size, waiting, waited, took)        # a Batcher tells these
 
@@ -46,6 +46,8 @@ class Meter:
             ("model",),
         )
 
+        self._shadow_failures = Counter("fahr_shadow_failures", "Requests that a shadow could not answer.", ("model",))
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         started = time.perf_counter()
@@ -59,6 +61,9 @@ class Meter:
 
     def in_flight(self, requests: int) -> None:
         self._flying.set(requests)
+
+    def shadow_failed(self, model: str) -> None:
+        self._shadow_failures.inc(1, {"model": model})
 
     def shadow(self, model: str, difference: float) -> None:
         self._shadow.observe(difference, {"model": model})

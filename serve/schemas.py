@@ -311,7 +311,7 @@ _MEANINGS = {
     500: "Our fault; the request id finds it in the logs.",
     503: "Full or not ready: wait as `Retry-After` says.",
 }
-PHOTO_STATUSES = (400, 401, 408, 413, 415, 422, 429, 500, 503)  # of the three endpoints that read photos
+PHOTO_STATUSES = (400, 401, 403, 408, 413, 415, 422, 429, 431, 500, 503)  # of the three endpoints that read photos
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

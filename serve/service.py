@@ -30,6 +30,7 @@ from serve.settings import ServeSettings
 
 log = logging.getLogger("ray.serve")
 Made = TypeVar("Made")
+Good = TypeVar("Good")
 
 Task = Literal["age", "survival"]
 Align = Callable[[Sequence[bytes], Any], Awaitable[list[Found]]]
@@ -73,22 +74,26 @@ class Service:
         self._align, self._score, self._probes = align, dict(score), tuple(ready)
         self._plans: dict[str, dict[str, ModelPlan]] = {family: {} for family in score}
         self.routes: tuple[Route, ...] = ()
-        self._flying = 0
+        self._flying, self._was_ready = 0, False
         self._shadows: set[asyncio.Task[None]] = set()
 
     def route(self, versions: Sequence[Mapping[str, Any]]) -> None:
         self.routes = tuple(Route.model_validate(each) for each in versions)
 
     async def ready(self) -> bool:
-        """Whether every deployment has a replica that answers in time. Then the plans are known as well."""
+        """Whether every deployment has a replica that answers in time. Then the plans are known as well. A probe waits
+        behind photos: where it comes too late though requests are at work, they are busy, not gone."""
         try:
             async with asyncio.timeout(READY_S):
                 if not all(await asyncio.gather(*(probe() for probe in self._probes))):
                     return False
                 await asyncio.gather(*(self.plan(route) for route in self.routes))
-                return True
-        except (TimeoutError, BackPressureError, *LOST):
+        except (TimeoutError, BackPressureError):
+            return self._was_ready and self._flying > 0
+        except LOST:
             return False
+        self._was_ready = True
+        return True
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -145,28 +150,27 @@ class Service:
                 return route
         return able[0]
 
-    async def _faces(self, route: Route, photos: Sequence[bytes]) -> list[AlignedFace]:
+    async def _faces(self, route: Route, photos: Sequence[bytes], *, counted: bool = True) -> list[AlignedFace]:
         plan = await self.plan(route)
         with self.meter.stage("align"):
             found = await self._ask(self._align, photos, plan.cut)
-        return [self._good(number, each) for number, each in enumerate(found)]
+        return [self._good(number, each, counted) for number, each in enumerate(found)]
 
-    def _good(self, number: int, found: Found) -> AlignedFace:
+    def _good(self, number: int, found: Good | Rejection, counted: bool) -> Good:
+        """`counted`: as a photo that was rejected; a shadow's are not."""
         if isinstance(found, Rejection):
-            self.meter.reject(found.reason)
+            if counted:
+                self.meter.reject(found.reason)
             raise Problem.of_photo(number, found)
         return found
 
-    async def _values(self, route: Route, seen: Sequence[AlignedFace]) -> tuple[list[float], ModelPlan]:
+    async def _values(
+        self, route: Route, seen: Sequence[AlignedFace], *, counted: bool = True
+    ) -> tuple[list[float], ModelPlan]:
         read = await self._ask(self._score[route.family], [face.face for face in seen], self._known(route))
         self._learn(route, read)
         plan = self._plans[route.family][route.task]
-        values = []
-        for number, value in enumerate(read.values):
-            if isinstance(value, Rejection):
-                self.meter.reject(value.reason)
-                raise Problem.of_photo(number, value)
-            values.append(value[route.task])
+        values = [self._good(number, value, counted)[route.task] for number, value in enumerate(read.values)]
         return values, plan
 
     def _known(self, route: Route) -> dict[str, str]:
@@ -180,12 +184,12 @@ class Service:
         """Beside the answer, never in its way: a shadow that fails is only counted."""
         try:
             same = (await self.plan(shadow)).cut == work.model.plan.cut
-            seen = work.seen if same else await self._faces(shadow, photos)
-            values, _ = await self._values(shadow, seen)
+            seen = work.seen if same else await self._faces(shadow, photos, counted=False)
+            values, _ = await self._values(shadow, seen, counted=False)
             for value, told in zip(values, work.values, strict=True):
                 self.meter.shadow(shadow.name, abs(value - told))
         except Exception as error:  # noqa: BLE001 - nobody waits for it
-            self.meter.reject("shadow_failed")
+            self.meter.shadow_failed(shadow.name)
             log.warning("shadow %s: %s", shadow.name, type(error).__name__)
 
     async def _ask(self, call: Callable[..., Awaitable[Made]], *given: Any) -> Made:

@@ -4,7 +4,6 @@ serve run serve.app:build models=out/demo/models/age,out/demo/models/survival   
 serve deploy serve/fahr.yaml                                                             # every number, its reason
 """
 
-import os
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -69,11 +68,6 @@ class Stage(Options):
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
-    @property
-    def threads_of_torch(self) -> int:
-        """Ray gives a replica as many as the CPUs it reserves, which are a matter of placing it, not of its speed."""
-        return self.threads or os.cpu_count() or 1
-
 
 class ServeSettings(Options):
     """Everything about the application. Unknown keys are refused."""
@@ -120,7 +114,7 @@ class ServeSettings(Options):
         """What a replica of it is made of. A change of anything else restarts none."""
         return {
             "batch": self.aligner.batch,
-            "threads": self.aligner.threads_of_torch,
+            "threads": self.aligner.threads,
             "device": self.aligner.device,
             "many_faces": self.many_faces,
             "gate": self.gate,
@@ -131,7 +125,7 @@ class ServeSettings(Options):
         """Likewise; its checkpoints come as user_config."""
         return {
             "batch": self.backbone.batch,
-            "threads": self.backbone.threads_of_torch,
+            "threads": self.backbone.threads,
             "device": self.backbone.device,
             "detector": self.detector,
             "flip": self.flip,

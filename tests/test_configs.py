@@ -72,7 +72,7 @@ def test_steps_and_rate_of_the_arithmetic_are_those_of_the_recipe(name: str, mon
 
 
 def test_the_paper_s_pretraining_is_fifty_epochs_of_the_faces_in_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """science.md 3.3: MAE's 1,600 epochs of 1,281,167 images, a fortieth of them to warm up."""
+    """docs/training.md: MAE's 1,600 epochs of 1,281,167 images, a fortieth of them to warm up."""
     chosen = opened("paper_vit_base.yaml", monkeypatch)
     assert isinstance(chosen, pretrain.Options)
     recipe = chosen.recipe(40_600_000)
@@ -87,7 +87,7 @@ def test_the_paper_s_pretraining_is_fifty_epochs_of_the_faces_in_samples(monkeyp
 def test_the_paper_s_age_model_never_learns_from_appa_real_and_is_told_beside_its_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """science.md 4.1: rare ages of UTKFace and AgeDB up to 20 times as often; APPA-REAL held out, 5.1 years."""
+    """docs/age.md: rare ages of UTKFace and AgeDB up to 20 times as often; APPA-REAL held out, 5.1 years."""
     chosen = opened("paper_age.yaml", monkeypatch)
     assert isinstance(chosen, finetune_age.Options)
     assert chosen.held_out == ("appa-real",) and chosen.published == {"appa-real": 5.1} and chosen.folds == 0

@@ -153,8 +153,11 @@ class CohortFailed(Exception):
     """A cohort that was waited for will never be done."""
 
     def __init__(self, cohort: Cohort) -> None:
-        super().__init__(f"cohort {cohort.id}: {cohort.state}. {cohort.detail or ''}".strip())
+        super().__init__(cohort)  # as it was given: so it can be pickled
         self.cohort = cohort
+
+    def __str__(self) -> str:
+        return f"cohort {self.cohort.id}: {self.cohort.state}. {self.cohort.detail or ''}".strip()
 
 
 # --- what is asked ---

@@ -173,7 +173,7 @@ def decode(encoded: Tensor, keep: Tensor, parts: Any, blocks: nn.ModuleList) -> 
 
 
 def reconstruction_loss(prediction: Tensor, pixels: Tensor, masked: Tensor) -> float:
-    """norm_pix, patch by patch: science.md 3.2."""
+    """norm_pix, patch by patch, as the reference MAE does."""
     errors = []
     for b, row in enumerate(masked.tolist()):
         for n in row:

@@ -1,4 +1,4 @@
-"""The masked autoencoder once more, slowly: loops in float64, written from science.md 3 and shared with nothing.
+"""The masked autoencoder once more, slowly: loops in float64, written from the definition and shared with nothing.
 
 Pictures are cut pixel by pixel, attention runs head by head and query by query, the whole picture is put back in order
 before the decoder and the loss goes over all patches with the mask as weight. Gradients come from autograd in float64.

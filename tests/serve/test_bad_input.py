@@ -24,7 +24,7 @@ TOKEN = "b3BlbiBzZXNhbWUgb3BlbiBzZXNhbWU="
 QUICK = Limits(body_seconds=0.5, request_seconds=5, body_bytes=2**20, held_bytes=2**21)
 PATH = "/v1/face-age"
 
-STATUSES: list[tuple[int, dict[str, Any]]] = [  # of interfaces.md: each by a request that earns it
+STATUSES: list[tuple[int, dict[str, Any]]] = [  # each by a request that earns it
     (400, {"content": b"{", "headers": {"content-type": "application/json"}}),
     (401, {"files": [("photo", photo())], "tokens": Tokens([TOKEN])}),
     (403, {"files": [("photo", photo())], "base": "http://evil.example"}),

@@ -18,7 +18,7 @@ from fahr.biomarkers.groups import Factor, hide
 from fahr.biomarkers.measures import CORRECTED, error_measures, group_measures, mean_of_bins
 from fahr.biomarkers.resample import Layer
 
-FEWEST = 10  # people of whom something is shown (science.md 10.3), people for an interval, images of a counted bin
+FEWEST = 10  # people of whom something is shown, people for an interval, images of a counted bin
 CONFIDENCE = 0.95
 DEFINED = 0.9  # share of the resamples in which a measure must be defined, for an interval
 Members = Sequence[NDArray[np.uint32]]  # who is in each cell

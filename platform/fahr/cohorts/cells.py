@@ -57,6 +57,7 @@ def read_column(name: str, cells: pa.Array, mapping: ColumnMapping) -> Column:
         values, broken = _from_text(name, text, mapping)
         cells = text
     else:
+        cells = unmarked(cells, mapping)
         values, broken = _from_typed(name, cells)
     if name == "age":
         values = pc.divide(values, mapping.age_divisor)
@@ -79,6 +80,14 @@ def as_text(name: str, cells: pa.Array, mapping: ColumnMapping) -> pa.Array:
         text = pc.if_else(marks, pa.scalar(None, pa.string()), text)
     codes = mapping.values.get(name)
     return _each(text, lambda one: codes.get(one, one), pa.string())[0] if codes else text
+
+
+def unmarked(cells: pa.Array, mapping: ColumnMapping) -> pa.Array:
+    """Cells that are no text, null where they read as one of the mapping's marks of a missing value."""
+    if not mapping.missing or pa.types.is_nested(cells.type):
+        return cells
+    marks = pc.is_in(pc.cast(cells, pa.string()), value_set=pa.array(mapping.missing, pa.string()))
+    return pc.if_else(marks, pa.scalar(None, cells.type), cells)
 
 
 def filled_text(name: str, cells: pa.Array, mapping: ColumnMapping) -> pa.Array:

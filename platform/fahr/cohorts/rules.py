@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fahr import store
-from fahr.cohorts.cells import Broken, Column, as_text, filled_text, is_text, read_column
+from fahr.cohorts.cells import Broken, Column, as_text, filled_text, is_text, read_column, unmarked
 from fahr.cohorts.extras import NumberGuess
 from fahr.cohorts.mapping import ColumnMapping
 from fahr.cohorts.plan import Plan
@@ -38,7 +38,7 @@ class Rows:
         self.mapping = mapping
         self._base = base
         self._problems = problems
-        # A photo taken today is today's somewhere on earth: the date line's eastern side is 14 hours ahead of UTC.
+        # A photo taken today is today's somewhere on earth: the earliest time zone is 14 hours ahead of UTC of UTC.
         self._latest_day = (datetime.now(UTC) + timedelta(hours=14)).date()
         self._guesses = {name: NumberGuess(mapping.decimal) for name in plan.extras}
 
@@ -97,6 +97,8 @@ class Rows:
         for name, cells in columns.items():
             if name in self.mapping.values or (self.mapping.missing and is_text(cells.type)):
                 columns[name] = as_text(name, cells, self.mapping)
+            else:
+                columns[name] = unmarked(cells, self.mapping)
         return columns
 
     def _extra(self, batch: Batch, name: str) -> pa.Array:

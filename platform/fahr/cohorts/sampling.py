@@ -4,7 +4,7 @@ balance = age_balanced_weights(ages)                          # (N,) years
 order = Order(len(ages), seed, balance.weights)               # fahr.training.sampling
 ledger = Ledger("train", ..., more={"balance": balance.to_json()})
 
-A bin b is a year of age. Counts are faces, not people; science.md 4.1 has the rule, docs/age.md its reasons.
+A bin b is a year of age. Counts are faces, not people; docs/age.md has the rule and its reasons.
 
     n_b = mean count of the ages b - 2 .. b + 2 that there can be (none below 0, none above 122)
     T   = median n_b of the ages 20 .. 60 that have a face

@@ -62,7 +62,7 @@ def open_source(path: str | os.PathLike[str], mapping: ColumnMapping) -> Source:
                 location, f"a manifest ends in .csv or .parquet, not .{ending}", "Export or rename the table."
             )
         listed = [entry.location for entry in store.list_files(location)]
-        shards = [each for each in listed if each.endswith(".parquet")]
+        shards = [each for each in listed if each.lower().endswith(".parquet")]
         if store.join(location, store.INDEX) in listed:  # our own shards: the index says which of them belong
             shards = [store.join(location, shard.name) for shard in store.list_shards(location)]
     except store.Missing as error:

@@ -21,7 +21,7 @@ from fahr.images import DEFAULT_LIMITS, Limits, Photo, Unreadable, decode
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]
 
-# Every reason that a photo can be rejected for (interfaces.md); `missing` covers what we may not read.
+# Every reason that a photo can be rejected for; `missing` covers what we may not read.
 REASONS = (
     "unreadable",
     "too_large",
@@ -96,8 +96,8 @@ class Aligner:
         """`many_faces`: research rejects a photo with several faces, an app takes the largest and says so."""
         if convention not in alignment.CONVENTIONS:
             raise Refused(
-                f"convention {convention!r}: {nearest(convention, alignment.CONVENTIONS).strip()} "
-                f"There are {' and '.join(alignment.CONVENTIONS)}."
+                f"convention {convention!r}: there are {' and '.join(alignment.CONVENTIONS)}."
+                f"{nearest(convention, alignment.CONVENTIONS)}"
             )
         if not 16 <= size <= 1024:
             raise Refused(f"size {size}: a crop has 16 to 1024 pixels a side; {convention} is at home at "

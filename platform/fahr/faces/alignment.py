@@ -18,7 +18,7 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
-# The points of insightface's ArcFace crops of 112 px (science.md 2): WebFace42M, the pretraining set, is cut this way.
+# The points of insightface's ArcFace crops of 112 px (docs/align.md): WebFace42M, the pretraining set, is cut this way.
 ARCFACE112: Floats = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )

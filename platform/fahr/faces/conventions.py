@@ -33,7 +33,7 @@ MAX_ROLL = 12.0
 def crop_convention(landmarks: ArrayLike, width: int, height: int) -> CropConvention:
     """(N, 5, 2) landmarks found in N crops of `width` x `height` pixels -> were they cut to the template?
 
-    A model that learned one cut is wrong by years on another (science.md 2), and nothing in its answer shows it. Ask
+    A model that learned one cut is wrong by years on another (docs/align.md), and nothing in its answer shows it. Ask
     with a hundred crops of a set rather than with one: detectors are not at their best in a crop.
     """
     points = np.asarray(landmarks, np.float64).reshape(-1, 5, 2)

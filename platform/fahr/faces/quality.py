@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from fahr.faces.alignment import ARCFACE112, EYE_SHARE, Floats, Pixels, similarity, transform
 
-SMALL_FACE_PX = 20  # between the eyes: flagged below (science.md 2)
+SMALL_FACE_PX = 20  # between the eyes: flagged below (docs/align.md)
 
 _EYES = 112 * EYE_SHARE  # pixels between the eyes in the template
 _CHIN = 1.85  # from the eyes to the chin, in eye distances; ISO/IEC 39794-5 calls it T

@@ -28,7 +28,7 @@ FACEAGE_SIZE = 160  # pixels: what its convention, faceage160, cuts
 
 @dataclass(frozen=True)
 class Decoder:
-    """The light half of a masked autoencoder (science.md 3.1), thrown away once the encoder has learned."""
+    """The light half of a masked autoencoder (docs/training.md), thrown away once the encoder has learned."""
 
     width: int = 512
     depth: int = 8
@@ -42,7 +42,7 @@ class Decoder:
 class Architecture:
     """A Vision Transformer for square faces of `size` pixels, cut into squares of `patch` pixels.
 
-    Blocks that normalise before each branch, LayerNorm with eps 1e-6, biases in qkv (ViT-B standard, science.md 3.1).
+    Blocks that normalise before each branch, LayerNorm with eps 1e-6, biases in qkv (ViT-B standard, docs/training.md).
     `pre_norm` and `activation` are for encoders of the CLIP family; a decoder has GELU always.
     """
 

@@ -1,4 +1,4 @@
-"""FaceAge (science.md 6): Inception-ResNet v1, a hidden layer, one number. Clean-room from the published definition.
+"""FaceAge (docs/models.md): Inception-ResNet v1, a hidden layer, one number. Clean-room from the published definition.
 
 Every convolution carries the name of its Keras layer, by which `checkpoints.faceage` finds the weights of the public
 `.h5`. Layers go by the names of facenet's public definition (Szegedy 2016 for the blocks, Sandberg for the network).

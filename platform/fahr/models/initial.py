@@ -1,4 +1,4 @@
-"""The weights that a model starts from (science.md 3.1). Networks of timm start as timm makes them."""
+"""The weights that a model starts from (docs/training.md). Networks of timm start as timm makes them."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The masked autoencoder: hide most of a face, paint it back. Clean-room from the published recipe (science.md 3).
+"""The masked autoencoder: hide most of a face, paint it back. Clean-room from the published recipe (docs/training.md).
 
 B = images, N = patches, K = visible, M = masked, T = decoded of these, D = encoder width, d = decoder width,
 P = patch in pixels.

@@ -22,7 +22,7 @@ class Mask(NamedTuple):
 
 
 def num_kept(num_patches: int, ratio: float) -> int:
-    """int(N * (1 - ratio)), in floating point as the public recipe has it (science.md 3.2). Refused: all or nothing."""
+    """int(N * (1 - ratio)), in floating point as the public recipe has it. Refused: all or nothing."""
     if not (isinstance(ratio, int | float) and 0 < ratio < 1):
         raise Refused(f"mask ratio {ratio!r}: must be above 0 and below 1. Give 0.75, the usual one.")
     kept = int(num_patches * (1 - ratio))

@@ -1,7 +1,7 @@
 """Bytes -> what the models read, and back. What is done to the pixels belongs to the model: `Predictor.prepare`.
 
-`fixed`: (value - mean) / std of each colour, for nearly all networks ImageNet's (science.md 2, as in public recipes).
-`per_image`: (value - mean) / std over all pixels and colours of the crop itself, as FaceAge does (science.md 6).
+`fixed`: (value - mean) / std of each colour, for nearly all networks ImageNet's (as in public recipes).
+`per_image`: (value - mean) / std over all pixels and colours of the crop itself, as FaceAge does (docs/models.md).
 """
 
 from collections.abc import Mapping

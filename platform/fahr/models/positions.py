@@ -1,4 +1,4 @@
-"""Where a patch lies, as fixed sines and cosines (science.md 3.1)."""
+"""Where a patch lies, as fixed sines and cosines (docs/training.md)."""
 
 import torch
 from torch import Tensor

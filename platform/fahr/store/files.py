@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from fahr.store import s3
-from fahr.store.failures import Denied, Exists, Missing, MissingBucket, TooLarge
+from fahr.store.failures import Denied, Exists, Missing, MissingBucket
 from fahr.store.locations import S3, is_s3
 
 PART = ".part"  # an unfinished local write: `.NAME.RANDOM.part`, never listed, never read
@@ -21,8 +21,10 @@ def told(location: str) -> Iterator[None]:
     """The operating system's refusals in our words."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+    except FileNotFoundError as error:
         raise Missing(f"{location}: no such file or folder. Check the path.") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise Missing(f"{location}: lies below a file, not a folder. Name a folder, or move that file.") from error
     except IsADirectoryError as error:
         raise Missing(f"{location}: is a folder, not a file. Name a file in it.") from error
     except PermissionError as error:
@@ -40,7 +42,7 @@ def read_bytes(location: str, at_most: int | None = None) -> bytes:
     with told(location), open(location, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if at_most is not None and size > at_most:
-            raise TooLarge(f"{location}: {size:,} bytes; at most {at_most:,} are read.")
+            raise TooLarge(f"{location}: {size:,} bytes; at most {at_most:,} are read. Give a smaller copy.")
         return file.read()
 
 

@@ -34,18 +34,14 @@ SINGLE_PUT_BYTES = 1 << 30  # above it an upload goes in parts; S3 itself allows
 DIGEST_KEY = "sha256"  # in the object's metadata: what we wrote, checked whenever it is read whole
 _WRITER_KEY = "writer"
 
-# A wrong endpoint name would otherwise look like an outage; DNS failures are transient too, so it stays one.
-_TRANSIENT = (
-    aws.EndpointConnectionError,
-    aws.ConnectionClosedError,
-    aws.ConnectTimeoutError,
-    aws.ReadTimeoutError,
-    aws.ResponseStreamingError,
-    aws.IncompleteReadError,
-    aws.HTTPClientError,
-)
+# A wrong endpoint and a bad certificate look like an outage too: names and connections fail and come back, so all of
+# them are waited for, and then told by their name.
+_TRANSIENT = (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError)
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 _TRANSIENT_CODES = _THROTTLED | {"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"}
+_TRANSIENT_CODES |= {
+    "ConditionalRequestConflict"
+}  # two conditional writes at once: which of them holds is not known yet
 _DENIED_CODES = {
     "AccessDenied",
     "AllAccessDisabled",
@@ -124,7 +120,7 @@ def _judge(error: Exception, location: str) -> Exception:
             return Missing(f"{location}: no key {key!r} in bucket {bucket!r}. Check the key, or the bucket's name.")
         if code in _DENIED_CODES or status in (401, 403):
             return Denied(f"{location}: the store refused our credentials ({code}). Check key, secret and permissions.")
-        if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+        if code in ("PreconditionFailed", "412"):
             return Exists(f"{location}: exists already.")
         if code in _TRANSIENT_CODES or status in (408, 429) or status >= 500:
             return Transient(f"the store answered {status} {code}")
@@ -145,6 +141,14 @@ def call(location: str, request: Callable[["S3Client"], T], what: str) -> T:
     return bridging(attempt, f"{what} {location}")
 
 
+def _object(location: str) -> tuple[str, str]:
+    """Bucket and key of one object."""
+    bucket, key = bucket_and_key(location)
+    if not key:
+        raise Missing(f"{location}: the key is missing; an object is s3://bucket/key.")
+    return bucket, key
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file or object as a listing shows it."""
@@ -156,9 +160,7 @@ class Entry:
 
 def head(location: str) -> tuple[int, dict[str, str]]:
     """Size in bytes and our metadata."""
-    bucket, key = bucket_and_key(location)
-    if not key:
-        raise Missing(f"{location}: the key is missing; an object is s3://bucket/key.")
+    bucket, key = _object(location)
     try:
         answer = call(location, lambda s3: s3.head_object(Bucket=bucket, Key=key), "looking at")
     except Missing:
@@ -202,16 +204,16 @@ def _verify(data: bytes, answer: Any, location: str) -> None:
 
 def read(location: str, at_most: int | None = None) -> bytes:
     """The whole object, digest checked, read again when the body breaks off."""
-    bucket, key = bucket_and_key(location)
-    if not key:
-        raise Missing(f"{location}: the key is missing; an object is s3://bucket/key.")
+    bucket, key = _object(location)
     damage: list[Corrupt] = []
 
     def attempt(s3: "S3Client") -> bytes:
         answer = s3.get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
             if at_most is not None and answer["ContentLength"] > at_most:
-                raise TooLarge(f"{location}: {answer['ContentLength']:,} bytes; at most {at_most:,} are read.")
+                raise TooLarge(
+                    f"{location}: {answer['ContentLength']:,} bytes; at most {at_most:,} are read. Give a smaller copy."
+                )
             try:
                 data = body.read()
             except Exception as error:  # urllib3's own errors pass through botocore's stream unwrapped
@@ -239,9 +241,7 @@ def put(location: str, body: IO[bytes], size: int, sha256: str, *, only_if_absen
     `only_if_absent` raises `Exists` when the name is taken by somebody else's write; our own write whose answer got
     lost is recognised by its writer token.
     """
-    bucket, key = bucket_and_key(location)
-    if not key:
-        raise Missing(f"{location}: the key is missing; an object is s3://bucket/key.")
+    bucket, key = _object(location)
     token = uuid.uuid4().hex
     metadata = {DIGEST_KEY: sha256, _WRITER_KEY: token}
 
@@ -276,7 +276,7 @@ class _Unclosed:
 
 
 def delete(location: str) -> None:
-    bucket, key = bucket_and_key(location)
+    bucket, key = _object(location)
     call(location, lambda s3: s3.delete_object(Bucket=bucket, Key=key), "deleting")
 
 

@@ -67,9 +67,9 @@ class Augmentation(Options):
 
 
 PRESETS = {
-    # science.md 3.3: half of an aligned face at least, where MAE's own 0.2 would leave a cheek
+    # docs/training.md: half of an aligned face at least, where MAE's own 0.2 would leave a cheek
     "mae": Augmentation(crop=0.5, mirror=0.5),
-    # science.md 4.1
+    # docs/age.md
     "age": Augmentation(
         turn=10, zoom=0.1, mirror=0.5, brightness=0.2, contrast=0.2, saturation=0.2, grey=0.1, detail=0.2, blur=0.1,
         erase=0.25,

@@ -32,7 +32,7 @@ def layer_id(name: str, depth: int) -> int:
 
 
 def layer_scale(name: str, depth: int, decay: float) -> float:
-    """decay^(depth + 1 - id): 1 for the head (science.md 4.1; Clark 2020, Bao 2022)."""
+    """decay^(depth + 1 - id): 1 for the head (docs/age.md; Clark 2020, Bao 2022)."""
     return float(decay ** (depth + 1 - layer_id(name, depth)))
 
 

@@ -88,7 +88,7 @@ def one_photo(table: pa.Table, seed: int) -> NDArray[np.int64]:
 
 
 def strata(table: pa.Table) -> Floats:
-    """(N,) what every fold should have as much of: the event, within it decades of age (science.md 5.1)."""
+    """(N,) what every fold should have as much of: the event, within it decades of age (docs/survival_model.md)."""
     event = np.asarray(table["event"].to_numpy(), np.float64)
     if "age" not in table.column_names:
         return event

@@ -149,7 +149,7 @@ class Comparison(Task):
 
 
 def absolute_error(column: str) -> Callable[[Tensor, Labels], Tensor]:
-    """|prediction - label|, in the label's unit (science.md 4.1), of a head with one output."""
+    """|prediction - label|, in the label's unit (docs/age.md), of a head with one output."""
 
     def loss(outputs: Tensor, labels: Labels) -> Tensor:
         wanted = torch.from_numpy(np.asarray(labels[column], np.float32)).to(outputs.device)

@@ -38,7 +38,7 @@ class CueStrengths(_Options, frozen=True):
 
 
 class CohortOptions(_Options, frozen=True):
-    """The people, their fate and their photographs. The planted numbers of the issue are constants of `truth`."""
+    """The people, their fate and their photographs. The planted effects are constants of `truth`."""
 
     age_shape: Literal["uniform", "skewed"] = "uniform"  # skewed: 20-90 still, but about one in fifty is over 75
     baseline_hazard_per_year: float = Field(0.16, gt=0, le=5)  # of a person of 60 with deviation 0, frailty 0, rate 1

@@ -1,6 +1,6 @@
 """Contact sheets: the same people at growing age or frailty, to look at.
 
-python -m fahr.cohorts.synthetic.sheets FOLDER
+python -c "from fahr.cohorts.synthetic.sheets import write_sheets; write_sheets('sheets')"
 """
 
 import os

@@ -73,7 +73,8 @@ class Mtcnn:
             found.append(self._proposals(moves, chances[:, 1], scale))
             scale *= PYRAMID_STEP
         if not found:
-            return _Candidates(photos.new_zeros(0, 4), photos.new_zeros(0), torch.zeros(0, dtype=torch.long))
+            nobody = torch.zeros(0, dtype=torch.long, device=photos.device)
+            return _Candidates(photos.new_zeros(0, 4), photos.new_zeros(0), nobody)
         boxes, moves, scores, photo = (torch.cat(each) for each in zip(*found, strict=True))
         kept = _best_by_photo(boxes, scores, photo, 0.7)
         boxes, moves = boxes[kept], moves[kept]

@@ -30,7 +30,7 @@ _GITHUB = "https://raw.githubusercontent.com"
 
 @dataclass(frozen=True)
 class Weights:
-    """`sha256` None: no digest was ever published; see `_expected`."""
+    """`sha256` None: no digest was ever published; see `_recorded`."""
 
     detector: str
     file: str

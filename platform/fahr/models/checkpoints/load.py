@@ -30,7 +30,7 @@ from fahr.models.mae import MaeOptions, MaskedAutoencoder
 from fahr.models.normalization import Normalization
 from fahr.store.failures import MissingBucket
 
-# What files of other projects do not tell (science.md 2).
+# What files of other projects do not tell (docs/align.md).
 ASSUMED = ("convention", "normalization", "colour_order", "layer_norm_eps")
 # Of a CLIP file, unless the user told it; of FaceAge's.
 _ENCODER_ASSUMED = (*ASSUMED, "activation", "detector")
