@@ -26,6 +26,10 @@ class TooLarge(Refused):
     """More bytes than the caller is willing to read."""
 
 
+def too_large(location: str, size: int, at_most: int) -> TooLarge:
+    return TooLarge(f"{location}: {size:,} bytes; at most {at_most:,} are read. Give a smaller copy.")
+
+
 class Exists(Refused):
     """A conditional create found the name taken."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from fahr.store import s3
-from fahr.store.failures import Denied, Exists, Missing, MissingBucket
+from fahr.store.failures import Denied, Exists, Missing, MissingBucket, too_large
 from fahr.store.locations import S3, is_s3
 
 PART = ".part"  # an unfinished local write: `.NAME.RANDOM.part`, never listed, never read
@@ -42,7 +42,7 @@ def read_bytes(location: str, at_most: int | None = None) -> bytes:
     with told(location), open(location, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if at_most is not None and size > at_most:
-            raise TooLarge(f"{location}: {size:,} bytes; at most {at_most:,} are read. Give a smaller copy.")
+            raise too_large(location, size, at_most)
         return file.read()
 
 

@@ -22,7 +22,7 @@ import botocore.exceptions as aws
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
-from fahr.store.failures import Corrupt, Denied, Exists, Missing, MissingBucket, TooLarge, Transient, bridging
+from fahr.store.failures import Corrupt, Denied, Exists, Missing, MissingBucket, Transient, bridging, too_large
 from fahr.store.locations import S3, bucket_and_key
 
 if TYPE_CHECKING:
@@ -38,10 +38,8 @@ _WRITER_KEY = "writer"
 # them are waited for, and then told by their name.
 _TRANSIENT = (aws.ConnectionError, aws.HTTPClientError, aws.IncompleteReadError)
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
-_TRANSIENT_CODES = _THROTTLED | {"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"}
-_TRANSIENT_CODES |= {
-    "ConditionalRequestConflict"
-}  # two conditional writes at once: which of them holds is not known yet
+_BETWEEN_TWO_WRITES = {"OperationAborted", "ConditionalRequestConflict"}  # nobody knows yet which of them holds
+_TRANSIENT_CODES = _THROTTLED | _BETWEEN_TWO_WRITES | {"RequestTimeout", "InternalError", "ServiceUnavailable"}
 _DENIED_CODES = {
     "AccessDenied",
     "AllAccessDisabled",
@@ -211,9 +209,7 @@ def read(location: str, at_most: int | None = None) -> bytes:
         answer = s3.get_object(Bucket=bucket, Key=key)
         with answer["Body"] as body:
             if at_most is not None and answer["ContentLength"] > at_most:
-                raise TooLarge(
-                    f"{location}: {answer['ContentLength']:,} bytes; at most {at_most:,} are read. Give a smaller copy."
-                )
+                raise too_large(location, answer["ContentLength"], at_most)
             try:
                 data = body.read()
             except Exception as error:  # urllib3's own errors pass through botocore's stream unwrapped
