@@ -244,8 +244,9 @@ class _Stage:
                     noticed=team.noticed, stop=team.stop, report=team.report,
                     before_judgement=lambda taken: self._score(taken, plain, tune),
                     enough=lambda row: desk is not None and self._enough(desk.journal),
+                    bad=lambda: loaders[0].skipped if loaders else {},
                 )  # fmt: skip
-            bad = gathered(loaders[0].skipped if loaders else {})
+            bad = state.bad | gathered(loaders[0].skipped if loaders else {})
             last = copied(wrapped, state, self.digest, first=desk is not None)
             return _run.same(
                 lambda: self._finish(desk, best, last, [faces.table["photo_id"][row].as_py() for row in sorted(bad)])

@@ -135,9 +135,9 @@ def work(options: Options, digest: str, team: Team) -> dict[str, Any]:
                 save_every_s=options.checkpoint_minutes * 60,
             ),
             digest=digest, desk=desk, device=team.device, noticed=team.noticed, stop=team.stop,
-            report=team.report,
+            report=team.report, bad=lambda: loaders[0].skipped if loaders else {},
         )  # fmt: skip
-        bad = gathered(loaders[0].skipped if loaders else {})
+        bad = state.bad | gathered(loaders[0].skipped if loaders else {})
         last = copied(wrapped, state, digest, first=desk is not None)
         if desk is None:
             return {}

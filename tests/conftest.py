@@ -28,6 +28,7 @@ ACCEPTED = ("the real portraits are not here", "the detector weights are not her
 HEAVY = ("tests/jobs/", "tests/serve/", "tests/test_readme.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `--dist loadgroup`: a file stays together, since it shares its fixtures; so does all that uses Ray."""
     for item in items:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -321,8 +322,10 @@ def test_waiting_for_a_cohort_ends_when_it_does(serving, waits):
     with serving(Script(told("waiting"), told("running", 3), told("done", 9))) as client:
         cohort = client.wait_for_cohort("c-1", every_s=2)
     assert waits == [2, 2] and cohort.ledger == {"rows_in": 9, "rows_out": 9, "rejects": {}} and cohort.ended
-    with serving(Script(told("failed", detail="It is gone."))) as client, pytest.raises(CohortFailed, match="is gone"):
+    failed = pytest.raises(CohortFailed, match="c-1: failed. It is gone.")
+    with serving(Script(told("failed", detail="It is gone."))) as client, failed as caught:
         client.wait_for_cohort("c-1")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "it comes home from other processes"
     with serving(Script(told("running", 3))) as client, pytest.raises(TimeoutError, match="running after 5 s, 3 rows"):
         client.wait_for_cohort("c-1", every_s=2, at_most_s=5)
 

@@ -19,7 +19,7 @@ from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from os import PathLike
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -35,9 +35,6 @@ TIMEOUT_S = 120.0  # of one answer: longer than the service takes before it give
 PATIENCE_S = 60.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 8.0
 _RETRIED, _AWAY = (429, 503), (404, 500, 502, 504)  # the latter in a proxy's words: nobody is behind it now
-
-
-# --- what comes back ---
 
 
 class _Answer(BaseModel):
@@ -152,15 +149,12 @@ class ServiceError(Exception):
 class CohortFailed(Exception):
     """A cohort that was waited for will never be done."""
 
-    def __init__(self, cohort: Cohort) -> None:
-        super().__init__(cohort)  # as it was given: so it can be pickled
-        self.cohort = cohort
+    @property
+    def cohort(self) -> Cohort:
+        return cast("Cohort", self.args[0])
 
     def __str__(self) -> str:
         return f"cohort {self.cohort.id}: {self.cohort.state}. {self.cohort.detail or ''}".strip()
-
-
-# --- what is asked ---
 
 
 @dataclass(frozen=True)
@@ -248,9 +242,6 @@ def _photos(photos: Sequence[Photo], age: float | None, taken_on: Sequence[date]
 
 def _bytes(file: Photo) -> bytes:
     return file if isinstance(file, bytes) else store.read_bytes(store.absolute(file))
-
-
-# --- asking again ---
 
 
 class _Patience:

@@ -25,7 +25,8 @@ from fahr.errors import Refused, nearest
 from fahr.version import code_version
 
 PREFIX = "FAHR_"
-# Not options of a job: where detector and model weights lie, read by what loads them; statistics without compiled code.
+# Not options of a job: where detector and model weights lie, read by what loads them; statistics without compiled code;
+# the service's bearer tokens.
 RESERVED = {"FAHR_WEIGHTS", "FAHR_NO_NUMBA", "FAHR_TOKENS"}
 
 Location = Annotated[
@@ -342,7 +343,7 @@ def _tell(problem: Any, sources: Sequence[Any], options: type[BaseModel]) -> str
         return f"{rule.rstrip('.')}."
     if problem["type"] == "missing":
         return f"{_flag(path)}: required, and given neither as a flag, nor as {_variable(path)}, nor in --config."
-    origin = next((shown(path) for values, shown in sources if _holds(values, path)), _flag(path) or "options")
+    origin = next((shown(path) for values, shown in sources if _holds(values, path)), _flag(path))
     info = next((info for known, info in every_option(options) if list(known) == path), None)
     unit = _note(info, "unit", "") if info else ""
     return f"{origin} = {problem['input']!r}: {rule.rstrip('.')}{f' (unit: {unit})' if unit else ''}."

@@ -2,6 +2,8 @@
 
 from datetime import date
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -144,12 +146,21 @@ def test_a_mapping_that_does_not_fit_the_table_is_refused_with_the_nearest_name(
 
 
 def test_codes_and_missing_marks_also_work_on_typed_and_on_passing_columns(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(
         pa.table({"photo_id": ["a", "b"], "uri": ["x", "y"], "sex": [1, 2], "ecog": ["0", "NA"]}),
         tmp_path / "m.parquet",
     )
     table = read_manifest(tmp_path / "m.parquet", ColumnMapping(values={"sex": {1: "F", 2: "M"}}, missing=("NA",)))
     assert table["sex"].to_pylist() == ["F", "M"] and table["ecog"].to_pylist() == ["0", None]
+
+
+def test_a_mark_of_a_missing_value_is_none_in_numbers_and_dates_too(tmp_path):
+    columns = {
+        "photo_id": ["a", "b"], "uri": ["x", "y"], "event": pa.array([1, None]), "follow_up_days": [100, 99999],
+        "taken_on": pa.array([date(2020, 1, 2), date(1900, 1, 1)]), "dose": [5.5, 99999.0], "age": [50.0, -1.0],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    marks = ("99999", "99999.0", "-1", "1900-01-01")
+    table = read_manifest(tmp_path / "m.parquet", ColumnMapping(missing=marks))
+    for name in ("follow_up_days", "taken_on", "dose", "age"):
+        assert table[name].is_null().to_pylist() == [False, True], name

@@ -1,6 +1,8 @@
 """An evaluation finds what was planted, agrees with lifelines, loses nobody and refuses what it cannot know."""
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -366,3 +368,54 @@ def test_every_bin_has_ten_people_and_all_are_in_one(values: list[int]) -> None:
     for each in bins:
         low, high = (end if end is not None else sign * np.inf for end, sign in ((each["low"], -1), (each["high"], 1)))
         assert each["people"] == int(((shown >= low) & (shown < high)).sum())
+
+
+# What a hostile reader found
+
+
+def test_nobody_is_at_risk_before_the_day_that_the_outcomes_run_from(tmp_path: Path) -> None:
+    """A photo older than that: its person could not be seen to die in between."""
+    table = scored(truth()).slice(0, 300)
+    folder = write(tmp_path / "scores", replaced(table, entry_days=[None] * 300))
+    days = {row["subject_id"]: row["taken_on"] + timedelta(days=182) for row in table.to_pylist()}
+    lines = [f"{who},{day},100,1" for who, day in days.items()]
+    told = hospital(tmp_path, "subject_id,taken_on,follow_up_days,event", lines)
+    with_zeros = hospital(tmp_path / "zeros", "subject_id,taken_on,follow_up_days,event,entry_days",
+                          [f"{line},0" for line in lines])  # fmt: skip
+    found, same = (read_cohort(folder, Protocol(), read_outcomes(each)) for each in (told, with_zeros))
+    assert found.people["entry_days"].min() >= 182
+    assert (found.people["follow_up_days"] - found.people["entry_days"] == 100).all()
+    for name in ("follow_up_days", "entry_days"):
+        assert (found.people[name] == same.people[name]).all()
+
+
+def test_a_stratum_is_no_covariate_by_default(place: str) -> None:
+    cohort = read_cohort(place, Protocol(strata=("sex",)))
+    assert cohort.covariates == () and any("baseline hazard of its own" in each for each in cohort.notes)
+    section = hazards(cohort, Protocol(strata=("sex",)))
+    assert {row["model"] for row in section.drawn["forest"]} >= {"FAD", "risk"}
+
+
+def test_people_without_a_covariate_are_counted_under_calibration_too(tmp_path: Path) -> None:
+    sex = scored(truth()).slice(0, 900)["sex"].to_pylist()
+    some = small(tmp_path, 900, sex=[None if at % 5 == 0 else each for at, each in enumerate(sex)])
+    found = evaluate(read_cohort(some, Protocol()), Protocol(**QUICK))
+    calibration = next(section for section in found.sections if section.name == "calibration")
+    assert any("left out" in line and "sex" in line for line in calibration.warnings), calibration.refused
+
+
+def test_a_ratio_that_is_suppressed_has_no_p_and_is_no_member_of_the_family(cohort: Cohort) -> None:
+    rated = {name: values.copy() for name, values in cohort.rated.items()}
+    band = rated["band"] == "short"
+    dead, alive = (np.flatnonzero(band & (rated["event"] == each)) for each in (1, 0))
+    rated["high_rate"][band] = "not high"
+    rated["high_rate"][[*dead[:3], *alive[:20]]] = "high"  # three events of them: nothing may be told
+    section = hazards(replace(cohort, rated=rated), Protocol())
+    marked = {row["model"]: row for row in section.drawn["forest"]}
+    assert marked["FAR short"]["ratio"] is None and marked["FAR short"]["holm"] is None
+    told = [name for name, row in marked.items() if row["holm"] is not None]
+    assert {"FAD", "risk"} <= set(told)
+    smallest = min(marked[name]["p_value"] for name in told)
+    assert min(marked[name]["holm"] for name in told) == pytest.approx(len(told) * smallest)
+    (line,) = [line for line in section.methods if "Holm" in line]
+    assert "FAR short" not in line and all(name in line for name in told)

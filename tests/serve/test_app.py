@@ -26,6 +26,7 @@ from serve.app import plan_routes
 from serve.backbone import Family
 from serve.schemas import FaceAgeAnswer, FaceAgingRateAnswer, ModelsAnswer, ProblemDetails, SurvivalRiskAnswer
 from serve.settings import ServeSettings
+from tools.models import with_the_trunk_of
 from tools.service import until
 
 YEARS, SDS = 0.01, 0.001  # what an answer may differ by
@@ -225,7 +226,7 @@ def test_with_one_shape_every_score_is_that_of_the_job_to_the_bit_alone_or_not(m
 
 
 def test_models_of_one_trunk_share_a_backbone_and_others_do_not(models, tmp_path):
-    twin = _with_the_trunk_of(models["age"], tmp_path / "twin")
+    twin = with_the_trunk_of(models["age"], tmp_path / "twin")
     routes, _ = plan_routes(ServeSettings.model_validate({"models": [models["age"], twin, models["survival"]],
                                                           "host": "127.0.0.1"}))  # fmt: skip
     assert [(each.name, each.family) for each in routes] == [
@@ -238,15 +239,6 @@ def test_models_of_one_trunk_share_a_backbone_and_others_do_not(models, tmp_path
         np.testing.assert_array_equal(together.values(faces)[task], values)
     with pytest.raises(Refused, match="another trunk"):
         Family(plan_models([models["age"], models["survival"]]), most=4)
-
-
-def _with_the_trunk_of(place: str, folder: Path) -> str:
-    from fahr.models import create, save
-
-    model = create("vit_tiny", patch=16, size=112, task="survival", seed=9)
-    model.encoder.load_state_dict(load(place).encoder.state_dict())
-    save(model, str(folder), config={"detector": "mtcnn"})
-    return str(folder)
 
 
 def test_shares_come_to_one_and_the_first_has_what_is_left(models):

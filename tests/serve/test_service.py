@@ -31,6 +31,7 @@ from serve.service import Service
 from serve.settings import ServeSettings
 from serve.tokens import Tokens
 from tools.contract import keep_contract
+from tools.models import with_the_trunk_of
 from tools.service import resident_mib
 
 TOKEN = "a-token-of-at-least-24-characters"
@@ -218,6 +219,41 @@ def test_photos_in_the_same_batch_do_not_make_the_aligner_ill(models, photos):
         face += np.uint8(3)  # a device whose sums are wrong
         with pytest.raises(RuntimeError, match="grey levels apart"):
             await aligning.check_health()
+
+    run(story())
+
+
+def test_a_service_that_was_ready_and_is_busy_stays_ready(models, faces, monkeypatch):
+    """A probe waits behind photos: whoever asks /readyz must not take away what works."""
+
+    async def story() -> None:
+        service, _ = await service_of(settings_of(models["age"]), faces)
+        assert await service.ready()
+
+        async def late() -> bool:
+            await asyncio.sleep(60)
+            return True
+
+        monkeypatch.setattr("serve.service.READY_S", 0.05)
+        monkeypatch.setattr(service, "_probes", (late,))
+        assert not await service.ready(), "nothing is at work, so nothing keeps the probe waiting"
+        with service.admitted():
+            assert await service.ready()
+        fresh, _ = await service_of(settings_of(models["age"]), faces)
+        monkeypatch.setattr(fresh, "_probes", (late,))
+        with fresh.admitted():
+            assert not await fresh.ready(), "it was never ready"
+
+    run(story())
+
+
+def test_a_family_keeps_its_tasks(models, tmp_path):
+    async def story() -> None:
+        both = [models["age"], with_the_trunk_of(models["age"], tmp_path / "twin")]
+        backbone = Backbone(**settings_of(*both).of_backbone())
+        await backbone.reconfigure({"models": both})
+        with pytest.raises(Refused, match=r"models: tell age; this family tells age and survival. Name a checkpoint"):
+            await backbone.reconfigure({"models": [models["age"]]})
 
     run(story())
 

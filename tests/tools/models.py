@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fahr.models import create, save
+from fahr.models import create, load, save
 
 CALIBRATED: dict[str, dict[str, Any]] = {
     "age": {
@@ -32,4 +32,12 @@ def checkpoint(folder: Path, task: str, *, seed: int = 0, **config: Any) -> str:
         model.head.weight.copy_(weight * (0.5 if task == "age" else 0.05))
         model.head.bias.fill_(50.0 if task == "age" else 0.0)
     save(model, str(folder), config={"detector": "mtcnn", **CALIBRATED[task], **config})
+    return str(folder)
+
+
+def with_the_trunk_of(place: str, folder: Path) -> str:
+    """A survival model on the encoder of another checkpoint."""
+    model = create("vit_tiny", patch=16, size=112, task="survival", seed=9)
+    model.encoder.load_state_dict(load(place).encoder.state_dict())
+    save(model, str(folder), config={"detector": "mtcnn"})
     return str(folder)

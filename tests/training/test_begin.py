@@ -212,8 +212,7 @@ def test_an_age_model_goes_on_with_its_head_and_another_kind_of_head_begins_anew
     assert begun_predictor(str(tmp_path / "age"), task="survival").fresh_head, "a head of years ranks nobody"
 
 
-def test_faceage_refuses_faces_cut_otherwise() -> None:
-    with pytest.raises(Refused, match="--model faceage: reads faces cut as faceage160, these are arcface112"):
-        begin_predictor(
-            "faceage", 16, task="age", head="value", size=112, init="random", convention="arcface112", seed=0
-        )
+@pytest.mark.parametrize("name", ["faceage", "faceage-512"])
+def test_faceage_refuses_faces_cut_otherwise(name: str) -> None:
+    with pytest.raises(Refused, match=f"--model {name}: reads faces cut as faceage160, these are arcface112"):
+        begin_predictor(name, 16, task="age", head="value", size=112, init="random", convention="arcface112", seed=0)

@@ -5,6 +5,7 @@ import math
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,25 @@ def test_each_row_is_sent_once_even_where_flushes_overtake_each_other(tmp_path: 
         background.wait(60)
         whole += journal.rows[before:]
     assert [json.dumps(row) for row in sent if row["kind"] != "begin"] == [json.dumps(row) for row in whole]
+
+
+def test_a_listener_that_hangs_costs_rows_and_not_the_run(
+    tmp_path: Path, background: Background, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fahr.training.journal._LAST_ROWS_S", 0.05)
+    heard, let_go = threading.Event(), threading.Event()
+
+    def hang(rows: Sequence[Mapping[str, Any]]) -> None:
+        heard.set()
+        let_go.wait(60)
+
+    journal = Journal(str(tmp_path), 0, background, track=hang)
+    note(journal, [16])
+    try:
+        assert heard.wait(60)
+        background.wait(60)
+        journal.close()
+    finally:
+        let_go.set()
+    assert "the last rows were not sent" in capsys.readouterr().err
+    assert [row["position"] for row in read_rows(str(tmp_path))] == [0, 16]

@@ -297,3 +297,11 @@ def test_asked_to_stop_after_the_last_step_it_has_ended(whole: Whole, tmp_path: 
     end = started.go(stop=lambda: len(started.told) == 6)
     assert told(tmp_path) == told(whole[0])
     small.assert_equal(end.tensors, whole[1].tensors)
+
+
+def test_a_face_that_did_not_decode_before_a_kill_is_still_known_after_it(tmp_path: Path) -> None:
+    """A process that begins anew has met none of them, and may meet none again."""
+    with pytest.raises(Pulled):
+        Started(tmp_path, recipe()).go(pull_after=5, bad=lambda: {7: "truncated"})
+    assert Started(tmp_path, recipe()).go().facts["bad"] == {"7": "truncated"}
+    assert Started(tmp_path, recipe()).go(bad=lambda: {9: "empty"}).facts["bad"] == {"7": "truncated"}, "all is done"

@@ -82,8 +82,9 @@ class Architecture:
                 f"quick_gelu for one of CLIP.{nearest(str(self.activation), ACTIVATIONS)}"
             )
         if (self.task == "mae") != (self.decoder is not None):
-            asked = "has none" if self.decoder is None else "has one"
-            raise Refused(f"task {self.task!r} {asked} of the decoders: task 'mae' needs a decoder, no other may.")
+            needs = "needs a decoder. Give decoder=Decoder()"
+            rule = needs if self.decoder is None else "takes no decoder. Leave it out, or give task 'mae'"
+            raise Refused(f"task {self.task!r}: {rule}.")
 
     @classmethod
     def named(

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from fahr.search.spaces import ALL, PAIRS, Settings, Value
+from fahr.objectives.ranking import KINDS
+from fahr.search.spaces import ALL, Settings, Value
 
 Plain = dict[str, Any]
 PART = "head_lr_"  # head_lr_1, head_lr_2, ...: a schedule, the head stage in `head_parts` parts with rates of their own
@@ -56,7 +57,7 @@ def configured(options: Mapping[str, Any], task: str, settings: Mapping[str, Val
     made = copy.deepcopy(dict(options))
     made |= {name: value for name, value in settings.items() if name in PLAIN[task]}
     if task == "survival":
-        if made["loss"] not in PAIRS:
+        if made["loss"] not in KINDS:
             made |= {"weight": "none", "tau": 1.0}
         if "hinge" not in made["loss"]:
             made["margin"] = 1.0

@@ -16,6 +16,7 @@ from pydantic import ValidationError, model_validator
 
 from fahr.config import Options, option
 from fahr.errors import Refused, nearest
+from fahr.objectives.ranking import KINDS
 
 Value = float | int | str
 Settings = dict[str, Value]
@@ -128,7 +129,6 @@ _ABOUT = {
     "head_lr": HEAD, "head_epochs": HEAD, "base_lr": FULL, "layer_decay": FULL, "drop_path": FULL, "blocks": FULL,
     "epochs": FULL,
 }  # fmt: skip
-PAIRS = ("logistic", "hinge", "squared_hinge", "exponential")
 
 
 class SurvivalSpace(Space):
@@ -142,12 +142,12 @@ class SurvivalSpace(Space):
     def applies(self, name: str, settings: Mapping[str, Value]) -> bool:
         loss = str(settings.get("loss", "logistic"))
         if name in ("tau", "weight"):
-            return loss in PAIRS
+            return loss in KINDS
         return "hinge" in loss if name == "margin" else True
 
     def needs(self, name: str) -> tuple[str, str] | None:
         if name in ("tau", "weight"):
-            return "loss", f"{', '.join(PAIRS[:-1])} or {PAIRS[-1]}"
+            return "loss", f"{', '.join(KINDS[:-1])} or {KINDS[-1]}"
         return ("loss", "hinge or squared_hinge") if name == "margin" else None
 
 

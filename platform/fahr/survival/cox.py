@@ -179,8 +179,9 @@ def fit_cox(
 
 def _why(names: Sequence[str], beta: Floats, errors: Floats, information: Floats) -> str:
     """Why there is no estimate. Columns have deviation 1, so information counts events."""
-    if information.min() < NOTHING:
-        return f"{names[int(np.argmin(information))]} is the same for all who are at risk together at an event"
+    silent = (information < NOTHING) & (np.abs(beta) < 1)  # farther out all information is gone, and means the opposite
+    if silent.any():
+        return f"{names[int(np.argmax(silent))]} is the same for all who are at risk together at an event"
     far = np.abs(beta) if not (np.abs(beta) < FARTHEST).all() else np.where(np.isfinite(errors), errors, np.inf)
     worst = names[int(np.argmax(far))]
     return f"the likelihood rises for ever with {worst}: it tells those with the event from all others"

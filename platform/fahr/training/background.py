@@ -54,9 +54,10 @@ class Background:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     names = ", ".join(self._waiting) or "the last write"
+                    silent = f", the store has not answered for {self.behind_s:.0f} s" if self.behind_s else ""
                     raise store.Unavailable(
-                        f"{names}: not written within {seconds:.0f} s, the store has not answered for "
-                        f"{self.behind_s:.0f} s. What was written before is kept: run the same line again."
+                        f"{names}: not written within {seconds:.0f} s{silent}. What was written before is kept: run "
+                        "the same line again."
                     )
                 self._change.wait(left)
             self._raise()

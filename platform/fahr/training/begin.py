@@ -23,9 +23,9 @@ from fahr.models import (
 )
 from fahr.models.checkpoints.hub import KNOWN
 from fahr.models.create import build
-from fahr.models.faceage import CONVENTION
+from fahr.models.faceage import CONVENTION, EMBEDDINGS
 
-RANDOM, IMAGENET, FACEAGE = "random", "imagenet", "faceage"
+RANDOM, IMAGENET = "random", "imagenet"
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,9 @@ def begin_predictor(
     Of a checkpoint for the same task with the same head all is taken, of any other the encoder under a fresh head;
     then `name` and `patch` are the checkpoint's own.
     """
-    if name == FACEAGE and convention != CONVENTION:
+    if name in EMBEDDINGS and convention != CONVENTION:
         raise Refused(
-            f"--model faceage: reads faces cut as {CONVENTION}, these are {convention}. Align the photos with "
+            f"--model {name}: reads faces cut as {CONVENTION}, these are {convention}. Align the photos with "
             f"--convention {CONVENTION}."
         )
     if init == RANDOM:

@@ -77,8 +77,9 @@ class Recipe(Options):
             known = ", ".join(PRECISIONS)
             problems.append(f"precision {self.precision!r}: not one of {known}.{nearest(self.precision, PRECISIONS)}")
         if (self.epochs is None) == (self.samples is None):
+            remedy = "Give one of them" if self.epochs is None else "Set one of them to none"
             given = f"epochs {self.epochs} and samples {self.samples}"
-            problems.append(f"{given}: exactly one must be given. Set the other one to none.")
+            problems.append(f"{given}: exactly one must be given. {remedy}.")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas {self.betas}: each must be at least 0 and below 1. Give (0.9, 0.95).")
         if self.min_lr > self.peak_rate:

@@ -121,15 +121,17 @@ def run(
     report: Callable[[Mapping[str, Any]], None] = lambda row: None,
     before_judgement: Callable[[Snapshot | None], None] = lambda taken: None,
     enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+    bad: Callable[[], Mapping[int, str]] = dict,
 ) -> None:
     """Train to the end of the recipe, or until `enough` says of a judgement (asked of the first worker) that it is one.
 
     `noticed`: this machine is about to be taken away, asked of all workers at once. `stop`: end soon, with a state
     (raises `Stopped`). `report`: called by all workers after each judgement. `before_judgement`: likewise, with the
-    state where a worker has it, to do in shares what the judge then looks at.
+    state where a worker has it, to do in shares what the judge then looks at. `bad`: of this worker's faces, row -> why
+    it did not decode; kept in the state.
     """
     saved = looked = time.monotonic()
-    warned = False
+    warned, first = False, desk is not None
     window = _Window()
     for metrics in train(task, open_batches, recipe, state):
         window.add(metrics, recipe.global_batch)
@@ -141,7 +143,6 @@ def run(
                 desk.journal.note("step", window.row(metrics, desk))
                 window = _Window()
         now = time.monotonic()
-        first = desk is not None
         due, look, stopping = agree(
             [first and now - saved >= plan.pace(warned), first and now - looked >= plan.look_every_s, stop()], device
         )
@@ -150,6 +151,7 @@ def run(
             news = not warned and noticed()
             warned, due = warned or news, due or news
         if due or judged or stopping:
+            state.bad |= gathered(bad())
             began = time.perf_counter()
             taken = copied(task, state, digest, first=first)
             copying = time.perf_counter() - began

@@ -13,7 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors.torch
@@ -44,6 +44,7 @@ class State:
     average: Average | None
     position: int = 0  # samples consumed, those of skipped steps included
     skipped: int = 0  # steps skipped for a loss or gradient that was not finite
+    bad: dict[int, str] = field(default_factory=dict)  # faces that did not decode: row -> why
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Snapshot:
     """A copy that training on does not change."""
 
     tensors: dict[str, Tensor]  # on the CPU
-    facts: dict[str, Any]  # digest, position, skipped
+    facts: dict[str, Any]  # digest, position, skipped, bad
 
 
 def fresh(model: MaskedAutoencoder | Predictor, recipe: Recipe) -> State:
@@ -63,7 +64,8 @@ def fresh(model: MaskedAutoencoder | Predictor, recipe: Recipe) -> State:
 def snapshot(state: State, digest: str) -> Snapshot:
     """Every worker calls it when the model is sharded; what it gives is the same for all, and one writes it."""
     tensors = {name: _whole(each) for name, each in _live(state).items()}
-    facts = {"format": FORMAT, "digest": digest, "position": state.position, "skipped": state.skipped}
+    facts = {"format": FORMAT, "digest": digest, "position": state.position, "skipped": state.skipped,
+             "bad": {str(row): why for row, why in state.bad.items()}}  # fmt: skip
     return Snapshot(tensors, facts)
 
 
@@ -119,6 +121,7 @@ def restore(snapshot: Snapshot, state: State) -> None:
         saved = snapshot.tensors[name].to(each.device)
         each.copy_(distribute_tensor(saved, each.device_mesh, each.placements) if isinstance(each, DTensor) else saved)
     state.position, state.skipped = int(snapshot.facts["position"]), int(snapshot.facts["skipped"])
+    state.bad = {int(row): why for row, why in snapshot.facts.get("bad", {}).items()}
 
 
 def fill(model: nn.Module, snapshot: Snapshot) -> None:
