@@ -127,8 +127,8 @@ def run(
 
     `noticed`: this machine is about to be taken away, asked of all workers at once. `stop`: end soon, with a state
     (raises `Stopped`). `report`: called by all workers after each judgement. `before_judgement`: likewise, with the
-    state where a worker has it, to do in shares what the judge then looks at. `bad`: of this worker's faces, row -> why
-    it did not decode; kept in the state.
+    state where a worker has it, to do in shares what the judge then looks at. `bad`: rows of this worker that did not
+    decode and why, for the state.
     """
     saved = looked = time.monotonic()
     warned, first = False, desk is not None
@@ -147,21 +147,19 @@ def run(
             [first and now - saved >= plan.pace(warned), first and now - looked >= plan.look_every_s, stop()], device
         )
         if look:
-            looked = now
-            news = not warned and noticed()
+            looked, news = now, not warned and noticed()
             warned, due = warned or news, due or news
         if due or judged or stopping:
             state.bad |= gathered(bad())
             began = time.perf_counter()
             taken = copied(task, state, digest, first=first)
-            copying = time.perf_counter() - began
+            window.saving += time.perf_counter() - began
             if judged:
                 before_judgement(taken)
             if desk and taken:
                 found = _kept(desk, taken, metrics.position, judged)
-            window = _Window() if judged else window  # what judging takes is no part of training's pace
-            window.saving += copying
             if judged:
+                window = _Window(saving=window.saving)  # what judging takes is no part of training's pace
                 report({"position": metrics.position, "loss": metrics.loss, **found})
             saved = time.monotonic()
         if judged and agree([first and enough(found)], device)[0]:
