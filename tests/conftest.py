@@ -5,9 +5,11 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from fahr.store import s3
 from tools.runs import FEWER_PROCESSES
@@ -24,16 +26,21 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 ACCEPTED = ("the real portraits are not here", "the detector weights are not here", "no CUDA device")
 
 
-# What starts Ray, or waits for what it started: one after another in one process. Everything else goes by in the other.
-HEAVY = ("tests/jobs/", "tests/serve/", "tests/test_readme.py")
+# What starts Ray, or waits for what it started, goes one after the other; a file stays whole, since it shares fixtures.
+TOGETHER = ("tests/jobs/", "tests/serve/", "tests/test_readme.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file stays together, since it shares its fixtures; so does all that uses Ray."""
-    for item in items:
-        with_ray = item.nodeid.startswith(HEAVY) or "cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.nodeid.partition("::")[0]))
+class _Whole(LoadScopeScheduling):
+    """For `-n`: who runs what."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        whole = next((place for place in TOGETHER if file.startswith(place)), file)
+        return TOGETHER[0] if whole == TOGETHER[-1] else whole
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Whole:
+    return _Whole(config, log)
 
 
 def _skips(terminal: pytest.TerminalReporter) -> Counter[str]:

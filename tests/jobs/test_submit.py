@@ -20,7 +20,7 @@ from tools.head import BIN, ROOT, Head, running_head
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with running_head(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("ray")) as made:
+    with running_head(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

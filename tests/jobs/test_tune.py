@@ -152,10 +152,10 @@ def test_a_finished_search_is_told_again_and_another_one_refused(
         ({"space": {}}, "nothing to search"),
         ({"space": {"tau": {"low": -1, "high": 2}}}, r"space: tau -1"),
         ({"space": {"layer_decay": [0.5, 0.9]}}, "only a full trial can judge"),
-        ({"concurrent": 16}, r"--concurrent 16: needs 16 x 0.5 = 8 CPU; the cluster has 4\. Use at most 8"),
+        ({"concurrent": 16}, r"--concurrent 16: needs 16 x 0.5 CPU = 8 CPU; the cluster has 4 CPU\. Use at most 8"),
         (
             {"mode": "full", "workers": 2, "gpus_per_worker": 1, "concurrent": 3},
-            r"3 x 2 = 6 GPU; the cluster has 0",
+            r"3 x 2 GPU = 6 GPU; the cluster has 0 GPU",
         ),
         ({"gpus_per_worker": 1}, "too little GPU"),
         ({"space": {"tau": {"low": 1, "high": 2}}}, "a grid needs its values"),

@@ -33,7 +33,7 @@ class Served(NamedTuple):
 @pytest.fixture(scope="package")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """What the session's cluster has not: a dashboard, and the jobs API."""
-    with running_head(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("ray")) as made:
+    with running_head(tmp_path_factory.mktemp("home")) as made:
         yield made
 
 

@@ -121,7 +121,7 @@ def test_a_slope_that_rises_for_ever_is_nan_and_told():
     ("predicted", "options", "sentence"),
     [
         (np.full(40, 0.3), {}, "is 0.3 for everybody"),
-        (np.arange(40) / 40, {}, "row 0 is 0 or 1, and 0 more"),
+        (np.arange(40) / 40, {}, "row 0 is 0 or 1, and log"),
         (np.arange(1, 41) / 41, {"knots": 7}, "knots: 7 must be 3, 4 or 5"),
         (np.arange(1, 41) / 41, {"groups": 0}, "groups: 0"),
         (np.arange(1, 41) / 41, {"entry": np.full(40, 99.0)}, "must lie before time"),

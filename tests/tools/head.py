@@ -1,6 +1,6 @@
 """A Ray head of its own, with its jobs API and a token, for what the session's cluster has not: submitted jobs.
 
-with running_head(home, session) as head: ...       # head.environment for processes, head.address of the API
+with running_head(home) as head: ...       # head.environment for processes, head.address of the API
 """
 
 import json
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -35,8 +36,13 @@ class Head(NamedTuple):
 
 
 @contextmanager
-def running_head(home: Path, session: Path, cpus: int = 4) -> Iterator[Head]:
-    """`session`: a short path, since Unix sockets need one; its token lies in the private `home`."""
+def running_head(home: Path, cpus: int = 4) -> Iterator[Head]:
+    """Its token lies in the private `home`."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as session:  # Unix sockets: a short path
+        yield from _running(home, Path(session), cpus)
+
+
+def _running(home: Path, session: Path, cpus: int) -> Iterator[Head]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "HOME": str(home),

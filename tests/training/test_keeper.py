@@ -169,5 +169,5 @@ def test_a_file_where_the_folder_should_be_is_told(tmp_path: object, background:
     store.write_bytes(place, b"")
     keeper = Keeper(place, "abc", background)
     keeper.save(taken(1))
-    with pytest.raises(Refused, match="no such file or folder"):
+    with pytest.raises(Refused, match="lies below a file, not a folder"):
         background.wait(60)

@@ -46,7 +46,7 @@ def test_it_holds_weights_memories_and_mean_of_every_parameter(tmp_path: Path) -
     names = [name for name, _ in state.model.named_parameters()]
     expected = {f"{kind}/{name}" for kind in ("model", "step", "exp_avg", "exp_avg_sq", "average") for name in names}
     assert found.tensors.keys() == expected | {"model/encoder.pos_embed"}
-    assert found.facts == {"format": FORMAT, "digest": "abc", "position": 16, "skipped": 0}
+    assert found.facts == {"format": FORMAT, "digest": "abc", "position": 16, "skipped": 0, "bad": {}}
 
 
 def test_training_on_does_not_change_a_snapshot() -> None:

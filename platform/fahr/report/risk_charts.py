@@ -24,7 +24,7 @@ from fahr.days import DAYS_PER_YEAR
 from fahr.errors import Refused
 from fahr.report.age_charts import BLUES, FEWEST, PALE, Squares, squares
 from fahr.report.charts import GREY, RED, png
-from fahr.survival.curves import Curve
+from fahr.survival.curves import Curve, few
 from fahr.survival.patients import read_patients
 from fahr.survival.people import Flags, read_risk
 from fahr.survival.quartiles import QUARTERS, QuartileHazards, quartile_curves
@@ -82,8 +82,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, name: str, per_year: floa
     words = name if curve.people else f"{name}: nobody"
     axes.step(months, left, where="post", color=colour, linewidth=1.1, linestyle=(0, (1, 1.6)))
     axes.step(months, np.where(many, left, np.nan), where="post", color=colour, linewidth=1.9, label=words)
-    place = np.searchsorted(curve.time, moments, "right")
-    low, high = (np.where(many, np.concatenate(([1.0], each))[place], np.nan) for each in (curve.low, curve.high))
+    low, high = (np.where(many, each, np.nan) for each in curve.interval(moments))
     axes.fill_between(months, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
 
 
@@ -103,15 +102,14 @@ def _write_table(axes: Axes, curves: Sequence[Curve], ticks: Floats, per_year: f
         axes.text(-0.06, row, str(QUARTERS[row]), color=colour, fontweight="bold", fontsize="small", ha="right",
                   va="center", transform=shown)  # fmt: skip
         for tick, number in zip(ticks.tolist(), curve.at_risk(ticks * per_year).tolist(), strict=True):
-            words = f"{number:,}" if number == 0 or number >= FEWEST else f"<{FEWEST}"
-            axes.text(tick, row, words, fontsize="small", ha="center", va="center")
+            axes.text(tick, row, few(number), fontsize="small", ha="center", va="center")
 
 
 def _title(curves: Sequence[Curve], found: QuartileHazards | None) -> str:
     people, events = (sum(getattr(curve, name) for curve in curves) for name in ("people", "events"))
-    words = f"{people:,} people, {events:,} events"
+    words = f"{few(people)} people, {few(events)} events"
     last = found.groups[3] if found is not None else None
-    if last is None or last.unadjusted is None:
+    if found is None or last is None or last.unadjusted is None or not found.shown(last):
         return words
     told = [("", last.unadjusted)] + ([(" adjusted", last.adjusted)] if last.adjusted is not None else [])
     ratios = [f"{each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]{how}" for how, each in told]
@@ -146,8 +144,8 @@ def risk_age_chart(age: ArrayLike, risk: ArrayLike, event: ArrayLike, subjects: 
         for each in (bar, other):
             each.outline.set_visible(False)
     else:
-        few = f"fewer than {FEWEST} people in every square:\nthe share with the event is not told"
-        right.text(0.5, 0.5, few, color="#4d525b", ha="center", va="center", transform=right.transAxes)
+        told = f"fewer than {FEWEST} people in every square:\nthe share with the event is not told"
+        right.text(0.5, 0.5, told, color="#4d525b", ha="center", va="center", transform=right.transAxes)
     words = _draw_line(left, ages, risks)
     ends = np.concatenate([found.corner, found.corner + found.side, found.pale, found.pale + 10])
     for axes in (left, right):

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from fahr.biomarkers.risk import quartile
 from fahr.errors import Refused
 from fahr.survival.cox import Hazard, NoEstimate, fit_cox
-from fahr.survival.curves import Curve, kaplan_meier
+from fahr.survival.curves import FEWEST, Curve, counted, few, kaplan_meier
 from fahr.survival.patients import Patients, as_column, indicators, read_patients
 from fahr.survival.people import Flags, Floats, Ints, read_risk
 
@@ -58,18 +58,28 @@ class QuartileHazards:
             how += f" (without {left_out:,} of whom they are unknown)"
         cuts = ", ".join(f"{cut:.3g}" for cut in self.cuts)
         lines = [
-            f"quartiles of the risk, cut at {cuts}: {self.people:,} people, {self.events:,} events",
+            f"quartiles of the risk, cut at {cuts}: {few(self.people)} people, {few(self.events)} events",
             f"{'quartile':10s}{'people':>8s}{'events':>8s}  {'median time':24s}{'hazard ratio':22s}{how}".rstrip(),
         ]
         for each in self.groups:
-            head = f"{each.quartile:<10d}{each.people:8,d}{each.events:8,d}  {_median(each):24s}"
-            told = (_hazard(each, each.unadjusted), _hazard(each, each.adjusted) if self.adjusted_for else "")
+            head = f"{each.quartile:<10d}{few(each.people):>8s}{few(each.events):>8s}  {_median(each):24s}"
+            ratios = (each.unadjusted, each.adjusted) if self.shown(each) else (None, None)
+            told = (_hazard(each, ratios[0]), _hazard(each, ratios[1]) if self.adjusted_for else "")
             lines.append(f"{head}{told[0]:22s}{told[1]}".rstrip())
         return lines + list(self.notes)
 
     def to_json(self) -> dict[str, Any]:
-        """Without NaN: null is what is not defined."""
-        return asdict(self)
+        """Without NaN: null is what is not defined, and a count of one to nine."""
+        made = asdict(self)
+        for each, group in zip(made["groups"], self.groups, strict=True):
+            each |= {} if self.shown(group) else {"unadjusted": None, "adjusted": None}
+        for each in (made, *made["groups"]):
+            each |= {name: counted(each[name]) for name in ("people", "events")}
+        return made
+
+    def shown(self, group: Quarter) -> bool:
+        """Whether anyone may see its ratio, which is against quartile 1: ten events or more in both."""
+        return min(group.events, self.groups[0].events) >= FEWEST
 
 
 def _median(each: Quarter) -> str:
