@@ -97,7 +97,9 @@ def test_the_risk_ranks_people_it_has_not_seen_nearly_as_the_truth_does(whole: P
     told = json.loads((whole / "evaluation" / "test.json").read_text())
     assert told["ranked"]["people"] == TEST.sum() // 2 and told["ranked"]["events"] == EVENT[TEST].sum() // 2
     assert told["ranked"]["low"] < told["ranked"]["c_index"] < told["ranked"]["high"]
-    assert told["beside_age"]["gain"]["difference"] > 0 and told["quartiles"]["groups"][3]["unadjusted"]["ratio"] > 2
+    assert told["beside_age"]["gain"]["difference"] > 0
+    first, *_, last = told["quartiles"]["groups"]  # of fewer than ten events nobody is to see a ratio
+    assert bool(first["events"] and last["events"]) == (last["unadjusted"] is not None)
     text = (whole / "evaluation" / "evaluation.txt").read_text()
     assert "C-index of the risk" in text and "age + risk" in text and "quartile" in text
     assert (whole / "evaluation" / "test-quartiles.png").read_bytes().startswith(b"\x89PNG")

@@ -157,3 +157,17 @@ def test_wrong_input_is_refused_with_the_remedy():
         quartile_hazards(time, event, risk, [-1, 0, 1], age=["old"] * 30)
     with pytest.raises(Refused, match="risk: row 0 is not a finite number"):
         quartile_hazards(time, event, np.full(30, np.nan), [-1, 0, 1])
+
+
+def test_nobody_sees_a_count_of_one_to_nine_nor_a_ratio_that_rests_on_it():
+    risk = np.repeat([1.0, 2.0, 3.0, 4.0], 50)
+    died = np.tile(np.arange(50), 4) < np.repeat([12, 12, 12, 9], 50)  # nine in quartile 4
+    time = np.random.default_rng(0).permutation(200) + 1.0
+    found = quartile_hazards(time, died, risk, (1.5, 2.5, 3.5))
+    told = found.to_json()["groups"]
+    assert [each["events"] for each in told] == [12, 12, 12, None]
+    assert told[3]["unadjusted"] is None and told[2]["unadjusted"] is not None
+    assert "<10" in found.lines()[-1] and found.lines()[-1].rstrip().endswith("none")
+    died[np.flatnonzero(died)[:3]] = False  # nine in quartile 1, against which all are
+    few = quartile_hazards(time, died, risk, (1.5, 2.5, 3.5))
+    assert all(each["unadjusted"] is None for each in few.to_json()["groups"])
