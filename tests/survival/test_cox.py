@@ -1,5 +1,7 @@
 """Cox models against the definition of Efron's likelihood, against figures that R prints, and where none exists."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from scipy.stats import chi2
 
 from fahr.errors import Refused
 from fahr.survival.cox import NoEstimate, beyond, fit_cox, likelihood_ratio
+from fahr.survival.risk_sets import RiskSets
 from survival.outcomes import efron, people
 
 
@@ -37,6 +40,43 @@ def test_it_maximises_efrons_likelihood_with_ties_and_delayed_entry(delayed):
 
     information = np.array([[curvature(one, other) for other in (0, 1)] for one in (0, 1)])
     np.testing.assert_allclose(fit.covariance, np.linalg.inv(information), rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_log_hazards_far_apart_cost_no_digit(k):
+    """Log hazards of 30 and more between the first and the last: sums over those at risk, made as differences, have
+    nothing left of the others while such a one has not entered yet."""
+    rng = np.random.default_rng(k)
+    age, far = rng.normal(size=60), 3 * rng.standard_t(4, 60)
+    entry = rng.uniform(0, 10, 60)
+    left = entry + rng.uniform(1, 20, 60)
+    time = entry + rng.exponential(np.exp(-1.5 * far - 0.5 * age))
+    event, time = time < left, np.minimum(time, left)
+    groups = rng.integers(0, 2, 60) if k % 2 else None
+    fit = fit_cox(time, event, {"far": far, "age": age}, entry=entry, strata=groups)
+    table = np.column_stack([far, age]) - fit.means
+
+    def definition(beta):
+        parts = [np.ones(60, bool)] if groups is None else [groups == 0, groups == 1]
+        return sum(efron(beta, time[each], event[each].astype(float), table[each], entry[each]) for each in parts)
+
+    reached = definition(fit.coefficients)
+    assert fit.log_likelihood == pytest.approx(reached, abs=1e-8)
+    for step in (*np.eye(2), *-np.eye(2)):
+        assert definition(fit.coefficients + 0.01 * step * np.sqrt(np.diag(fit.covariance))) < reached
+
+
+@pytest.mark.parametrize("strata", [False, True])
+def test_sums_that_subtract_nothing_are_the_same_sums(strata):
+    time, event, risk, _, entry = people(90, 5, own=0.5, delayed=True)
+    time = np.ceil(time / 300)
+    entry = np.floor(np.minimum(entry / 300, time - 1))
+    groups = np.random.default_rng(0).integers(0, 3, 90) if strata else None
+    sets = RiskSets.of(time, event == 1, entry=entry, strata=groups)
+    exact = replace(sets, exact=True)
+    of_people, of_events = np.column_stack([risk, np.exp(risk)]), np.linspace(1, 2, len(sets.dead))
+    np.testing.assert_allclose(exact.at_risk(of_people), sets.at_risk(of_people), rtol=1e-9)
+    np.testing.assert_allclose(exact.over_events(of_events), sets.over_events(of_events), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("delayed", [False, True])

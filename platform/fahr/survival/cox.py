@@ -145,7 +145,9 @@ def fit_cox(
     shown = _standardised(names, table, centre, scale)
     sets = RiskSets.of(time, event, entry=entry, strata=strata)
     null, point = _maximum(sets, shown)
-    beta, information = point[0], point[1].information()
+    beta = point[0]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # where there is no maximum: told below
+        information = point[1].information()
     try:
         covariance = np.linalg.inv(information)
     except np.linalg.LinAlgError:
@@ -230,7 +232,7 @@ def _maximum(sets: RiskSets, shown: Floats) -> tuple[float, tuple[Floats, Point]
                 break
             step *= min(1.0, LONGEST / float(np.abs(step).max()))
             found = Point.at(sets, shown, beta + step)
-            while not found.value >= point.value and float(np.abs(step).max()) > SHORTEST:
+            while not point.value <= found.value < np.inf and float(np.abs(step).max()) > SHORTEST:
                 step = step / 2
                 found = Point.at(sets, shown, beta + step)
             beta, point = beta + step, found

@@ -15,6 +15,7 @@ import numpy as np
 
 from fahr.survival.cox import FARTHEST, CoxFit
 from fahr.survival.horizon import Watch
+from fahr.survival.partial_likelihood import WIDE
 from fahr.survival.people import Floats, Ints
 
 STEPS, ENOUGH = 30, 1e-12  # of Newton's method; by how much, in log-likelihood, another step would gain
@@ -72,7 +73,7 @@ class CoxRefit:
                     break
                 for _ in range(HALVES):
                     found = self._judge(drawn, beta + step)
-                    if found[0] >= value:
+                    if value <= found[0] < np.inf:
                         break
                     step = step / 2
                 beta, (value, slope, information, added) = beta + step, found
@@ -87,6 +88,8 @@ class CoxRefit:
         size = len(beta)
         score = np.einsum("k,kn", beta, self.sums[1 : size + 1])  # not by BLAS, whose threads would be in the way
         highest = float(score.max())
+        if self.by_entry is not None and highest - float(score.min()) > WIDE:
+            return np.nan, np.full(size, np.nan), np.full((size, size), np.nan), np.full(len(drawn.dead), np.nan)
         values = self.sums * (drawn.counts * np.exp(score - highest))
         at_risk = _from(values)[:, drawn.first]
         if self.by_entry is not None and self.late is not None:

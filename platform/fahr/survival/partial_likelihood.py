@@ -6,12 +6,14 @@ point.value, point.slope(), point.information(), point.score_residuals(), point.
 Efron's ties. All is in the units of `table`. n = people, K = columns, D = events, in order of stratum and time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fahr.survival.people import Floats
 from fahr.survival.risk_sets import RiskSets
+
+WIDE = 15.0  # log hazards that lie further apart: differences of sums lose digits that are told (1e-16 * exp(15))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,8 @@ class Point:
     def at(sets: RiskSets, table: Floats, beta: Floats) -> "Point":
         score = table @ beta
         highest = score.max(initial=-np.inf)
+        if highest - score.min(initial=np.inf) > WIDE:
+            sets = replace(sets, exact=True)
         weight = np.exp(score - highest)
         weights = sets.at_risk(weight)
         mean = sets.at_risk(weight[:, None] * table) / weights[:, None]

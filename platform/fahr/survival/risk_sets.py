@@ -8,6 +8,7 @@ The second is the first transposed, so that no sum over people of a K x K matrix
 Rows, in and out, are in the caller's order. Events are in order of stratum and time. n = people, D = events.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ class RiskSets:
     _late: Ints | None  # (D,) place in that order of the first that enters too late
     _upto: Ints  # (n,) how many events, of this stratum and those before it, are not after a row's time
     _since: Ints  # (n,) how many are before the row is watched
+    exact: bool = False  # sums that subtract nothing: slower, for values that span more than a difference can hold
 
     @staticmethod
     def of(time: Floats, event: Flags, *, entry: Floats | None = None, strata: Ints | None = None) -> "RiskSets":
@@ -79,9 +81,12 @@ class RiskSets:
 
     def at_risk(self, values: Floats) -> Floats:
         """(n, ...) -> (D, ...), less Efron's share of those who have the event at that time."""
-        sums = _span(values[self._order], self._from, self._past)
-        if self._entered is not None and self._late is not None:
-            sums = sums - _span(values[self._entered], self._late, self._past)
+        if self.exact:
+            sums = _of_those_over(values, self._since, self._upto, len(self.dead))
+        else:
+            sums = _span(values[self._order], self._from, self._past)
+            if self._entered is not None and self._late is not None:
+                sums = sums - _span(values[self._entered], self._late, self._past)
         if self.tied:
             theirs = np.add.reduceat(values[self.dead], self._first)
             sums = sums - _wide(self.share, values) * theirs[self._tie]
@@ -89,8 +94,11 @@ class RiskSets:
 
     def over_events(self, values: Floats) -> Floats:
         """(D, ...) -> (n, ...), less Efron's share of the events at a row's own time, if it has the event itself."""
-        sums = _until(values)
-        found = sums[self._upto] - sums[self._since]
+        if self.exact:
+            found = _within(values, self._since, self._upto)
+        else:
+            sums = _until(values)
+            found = sums[self._upto] - sums[self._since]
         if self.tied:
             theirs = np.add.reduceat(_wide(self.share, values) * values, self._first)
             found[self.dead] -= theirs[self._tie]
@@ -120,3 +128,45 @@ def _span(values: Floats, first: Ints, past: Ints) -> Floats:
     are little, are not what is left of a large difference."""
     sums = np.concatenate([np.cumsum(values[::-1], axis=0)[::-1], np.zeros((1, *values.shape[1:]))])
     return np.asarray(sums[first] - sums[past])
+
+
+def _within(values: Floats, first: Ints, past: Ints) -> Floats:
+    """(D, ...) -> (n, ...) sums from `first` to before `past`, of sums of 1, 2, 4 ... neighbours: as `_span`, and no
+    difference is taken."""
+    found = np.zeros((len(first), *values.shape[1:]))
+    level = values
+    for rows, places in _steps(first, past):
+        if len(level) % 2:
+            level = np.concatenate([level, np.zeros((1, *values.shape[1:]))])
+        for own, place in zip(rows, places, strict=True):
+            found[own] += level[place]
+        level = level[::2] + level[1::2]
+    return found
+
+
+def _of_those_over(values: Floats, first: Ints, past: Ints, size: int) -> Floats:
+    """(n, ...) -> (size, ...): at each place the sum of the rows from whose `first` to before whose `past` it lies:
+    `_within` transposed."""
+    steps = list(_steps(first, past))
+    found = np.zeros((0, *values.shape[1:]))
+    for number in reversed(range(len(steps))):
+        level = np.zeros((-(-size // 2**number), *values.shape[1:]))
+        level += np.repeat(found, 2, axis=0)[: len(level)] if len(found) else 0.0
+        for own, place in zip(*steps[number], strict=True):
+            np.add.at(level, place, values[own])
+        found = level
+    return found
+
+
+def _steps(first: Ints, past: Ints) -> Iterator[tuple[tuple[Ints, Ints], tuple[Ints, Ints]]]:
+    """How [first, past) is made of 1, 2, 4 ... neighbours, from small to large: which rows take one more at their left
+    and at their right end, and where it lies among those of that size."""
+    first, past = first.copy(), past.copy()
+    while (open_ := first < past).any():
+        left = np.flatnonzero(open_ & (first % 2 == 1))
+        at_left = first[left]
+        first[left] += 1
+        right = np.flatnonzero((first < past) & (past % 2 == 1))
+        past[right] -= 1
+        yield (left, right), (at_left, past[right])
+        first, past = first // 2, past // 2
