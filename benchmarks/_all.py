@@ -1,11 +1,12 @@
 """Every benchmark in a process of its own, one after the other, and one table of all ratios: what `make bench` runs.
 
-python benchmarks/_all.py [NAME ...] [--limit 120] [--results benchmarks/results]
+python benchmarks/_all.py [NAME ...] [--limit 120] [--results benchmarks/results] [--add-to benchmarks/results/X.json]
 
 Leaves RESULTS/DATE_MACHINE.md and .json, written anew after each benchmark, so that a run that is stopped leaves what
 it has; what each printed lies in out/bench. Nothing is compared across runs: each ratio is of one interleaved run.
 A benchmark that cannot run here says so in its row, and one that takes longer than --limit is stopped: those that keep
 finished parts under out/ (the arms) go on with the next run. Exit status 1: one failed. A missed bar is no failure.
+All take many hours: with --add-to those of another night join the table of the first, on the same machine only.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from _table import Held, Row, held, page, parse, plain, read_claims
@@ -95,6 +98,19 @@ def free_name(results: Path) -> Path:
     return place
 
 
+def earlier(place: Path, about: list[str], names: Iterable[str]) -> tuple[list[str], list[Row], dict[str, Any]]:
+    """Of a run that this one is added to: its head with ours below, and what it has of benchmarks not in `names`."""
+    told = json.loads(place.read_text())
+    theirs, ours = (line.rpartition("; code ")[0] for line in (told["machine"][0], about[0]))
+    if theirs != ours:
+        sys.exit(f"{place}: was made on another machine, or with other versions: {theirs}. Here: {ours}.")
+    keeps = {name: how for name, how in told["ran"].items() if name not in names}
+    rows = [Row(**row) for row in told["rows"] if row["benchmark"] in keeps]
+    took = {name: seconds for name, seconds in told["seconds"].items() if name in keeps}
+    here = f"Added {datetime.now(UTC):%Y-%m-%d}: {', '.join(names)}; {about[0].rpartition('; ')[2]} {about[1]}"
+    return [*told["machine"], here], rows, {"ran": keeps, "took": took}
+
+
 def write(place: Path, about: list[str], rows: list[Row], ran: dict[str, str], took: dict[str, float]) -> list[Held]:
     claims = held(read_claims(), rows)
     text = page(f"All benchmarks, {place.name[:10]}", about, rows, claims, ran)
@@ -109,15 +125,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks; all, if none is named")
     parser.add_argument("--limit", type=float, default=120, help="minutes that one may take")
     parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--add-to", type=Path, metavar="JSON", help="a result whose table these benchmarks join")
     parser.add_argument("--logs", type=Path, default=ROOT / "out" / "bench")
     options = parser.parse_args()
     todo, about = runs(options.names), machine()
     options.results.mkdir(parents=True, exist_ok=True)
     options.logs.mkdir(parents=True, exist_ok=True)
-    place = free_name(options.results)
-    rows: list[Row] = []
-    ran: dict[str, str] = {}
-    took: dict[str, float] = {}
+    place, rows = free_name(options.results), list[Row]()
+    ran, took = dict[str, str](), dict[str, float]()
+    if options.add_to:
+        place = options.add_to.with_suffix("")
+        about, rows, before = earlier(options.add_to, about, todo)
+        ran, took = before["ran"], before["took"]
     claims: list[Held] = []
     with progress(len(todo), "benchmarks", "bench") as bar:
         for name, (file, arguments, why) in todo.items():

@@ -283,6 +283,18 @@ def test_a_run_leaves_a_table_and_json_and_never_writes_over_one(tmp_path, monke
     assert told["ran"]["tiny"] == "ended" and told["rows"][0]["middle"] == 2.5
     assert "cores" in told["machine"][0] and not set(told["machine"][0].split()) & {__import__("platform").node()}
     assert "bench: of" in capsys.readouterr().out
+    added = first.with_suffix(".json")
+    (place / "broken.py").write_text(TINY)  # another night it works
+    monkeypatch.setattr(sys, "argv", [*line[:1], "broken", *line[-4:], "--add-to", str(added)])
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    text = first.read_text()
+    assert ended.value.code == 0 and len(list(results.glob("*.md"))) == 2
+    assert text.count("adding: ours against theirs | 2.5 [2-3]") == 3 and "FAILED" not in text
+    assert "Added " in text and ": broken; code" in text
+    added.write_text(added.read_text().replace("cores", "coarse"))
+    with pytest.raises(SystemExit, match="another machine"):
+        bench.main()
     monkeypatch.setattr(sys, "argv", ["_all.py", "tinny"])
     with pytest.raises(SystemExit, match="no such benchmark"):
         bench.main()
