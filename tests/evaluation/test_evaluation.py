@@ -20,7 +20,7 @@ from fahr.errors import Refused
 from fahr.evaluation import Cohort, Evaluation, Protocol, evaluate, read_cohort, read_outcomes
 from fahr.evaluation.cohort import REASONS
 from fahr.evaluation.hazards import hazards
-from fahr.evaluation.markers import _bins
+from fahr.evaluation.markers import CUTS, _bins, _spread
 from fahr.evaluation.quarters import quarters
 from fahr.survival import concordance
 
@@ -90,6 +90,20 @@ def test_concordance_of_the_whole_model_is_that_of_the_true_hazard(found: Evalua
     assert gain["low"] > 0
     c = {name: one(found, "c_index", marker=f"model {name}")["harrell"] for name in ("base", "base + risk")}
     assert gain["difference"] == pytest.approx(c["base + risk"] - c["base"], abs=1e-12)
+
+
+def test_uno_s_concordance_is_that_of_events_before_the_day_that_is_told(found: Evaluation, cohort: Cohort) -> None:
+    row, people = one(found, "c_index", marker="risk"), cohort.people
+    again = concordance(people["follow_up_days"], people["event"], people["survival_risk"],
+                        entry=people["entry_days"], kind="uno", tau=row["before_days"])  # fmt: skip
+    assert row["uno"] == pytest.approx(again.value, abs=1e-12)
+    assert (people["follow_up_days"][people["event"] == 1] < row["before_days"]).mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_shares_beyond_a_cut_are_counted_as_the_papers_count_them() -> None:
+    (row,) = _spread("FAD", np.repeat([-5.0, 0.0, 10.0, 3.0], 10), CUTS)
+    assert row["shares"] == "> 0: 50.0%, >= 10: 25.0%, <= -5: 25.0%"
+    assert (row["share_above_0"], row["share_from_10"], row["share_to_-5"]) == (0.5, 0.25, 0.25)
 
 
 def test_chances_learned_from_the_model_s_own_kind_of_people_come_true(found: Evaluation) -> None:

@@ -6,7 +6,7 @@ A bin of fewer than ten people is joined with its neighbour towards the middle, 
 value can be read off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,21 +15,25 @@ from fahr.evaluation.cohort import Cohort
 from fahr.evaluation.tables import COUNT, Column, Row, Section
 from fahr.evaluation.tables import Table as Printed
 from fahr.survival.curves import FEWEST, counted
-from fahr.survival.people import Floats
+from fahr.survival.people import Flags, Floats
 from fahr.survival.redundancy import redundancy
 
 WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 MOST_BINS = 40
+# Of the papers: looks older than the calendar, ten years and more, five years and more younger (science.md, P21).
+CUTS = ((">", 0.0), (">=", 10.0), ("<=", -5.0))
+BEYOND: dict[str, tuple[str, Callable[[Floats, float], Flags]]] = {
+    ">": ("above", np.greater), ">=": ("from", np.greater_equal), "<=": ("to", np.less_equal)
+}  # fmt: skip
 
 
 def distributions(cohort: Cohort) -> Section:
     section = Section("distributions", "Deviations and aging rates")
     rows: list[Row] = []
     if cohort.has("face_age_deviation"):
-        rows += _spread("FAD, years", cohort.people["face_age_deviation"], (0.0, 10.0, -5.0))
+        rows += _spread("FAD, years", cohort.people["face_age_deviation"], CUTS)
         if cohort.has("face_age_deviation_adjusted"):
-            rows += _spread("FAD less its usual bias, years", cohort.people["face_age_deviation_adjusted"],
-                            (0.0, 10.0, -5.0))  # fmt: skip
+            rows += _spread("FAD less its usual bias, years", cohort.people["face_age_deviation_adjusted"], CUTS)
         bins = _bins(cohort.people["face_age_deviation"])
         section.tables.append(_printed("fad_bins", "Deviations", [{"measure": "FAD", **each} for each in bins]))
         section.drawn["fad"] = bins
@@ -44,7 +48,7 @@ def distributions(cohort: Cohort) -> Section:
         mine = cohort.rated["face_aging_rate"][cohort.rated["band"] == band.name]
         if len(mine):
             words = f"FAR {band.name}, {band.first_day:,}-{band.last_day:,} days"
-            rows += _spread(words, mine, (band.cutoff,))
+            rows += _spread(words, mine, ((">", band.cutoff),))
             rates += [{"measure": band.name, **each} for each in _bins(mine)]
     if rates:
         section.tables.append(_printed("far_bins", "Aging rates", rates))
@@ -65,8 +69,8 @@ def distributions(cohort: Cohort) -> Section:
     return section
 
 
-def _spread(measure: str, values: Floats, cuts: Sequence[float]) -> list[Row]:
-    """A row; nothing of fewer than ten people. `cuts`: the share above each, or at most it where it is below 0."""
+def _spread(measure: str, values: Floats, cuts: Sequence[tuple[str, float]]) -> list[Row]:
+    """A row; nothing of fewer than ten people. `cuts`: the share of those beyond each."""
     known = values[~np.isnan(values)]
     row: Row = {"measure": measure, "people": counted(len(known))}
     names = ("mean", "sd", "q1", "median", "q3")
@@ -75,14 +79,13 @@ def _spread(measure: str, values: Floats, cuts: Sequence[float]) -> list[Row]:
     low, middle, high = np.quantile(known, (0.25, 0.5, 0.75)).tolist()
     found = (float(known.mean()), float(known.std(ddof=1)), low, middle, high)
     shares, told = {}, []
-    for cut in cuts:
-        below = cut < 0
-        number = int((known <= cut).sum() if below else (known > cut).sum())
+    for sign, cut in cuts:
+        name, beyond = BEYOND[sign]
+        number = int(beyond(known, cut).sum())
         hidden = 0 < number < FEWEST or 0 < len(known) - number < FEWEST
         share = None if hidden else number / len(known)
-        shares[f"share_{'to' if below else 'above'}_{cut:g}"] = share
-        words = f"{'<=' if below else '>'} {cut:g}"
-        told.append(f"{words}: {'not told' if share is None else f'{share:.1%}'}")
+        shares[f"share_{name}_{cut:g}"] = share
+        told.append(f"{sign} {cut:g}: {'not told' if share is None else f'{share:.1%}'}")
     return [row | dict(zip(names, found, strict=True)) | shares | {"shares": ", ".join(told)}]
 
 

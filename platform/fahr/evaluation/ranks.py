@@ -5,6 +5,7 @@ section = ranks(cohort, protocol, ladder, told)     # ladder: of `nested`; told(
 Intervals are of resamples of people; differences are of the same resamples.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -58,6 +59,7 @@ def ranks(cohort: Cohort, protocol: Protocol, ladder: Ladder | None, told: Told 
                 samples=protocol.bootstraps, seed=protocol.seed, kind=kind,
             )  # fmt: skip
             told(protocol.bootstraps)
+            row |= {"before_days": math.ceil(made.tau)} if made.tau is not None else {}
             row |= {kind: finite(made.value), f"{kind}_low": finite(made.low), f"{kind}_high": finite(made.high)}
             if kind == "harrell" and whole.all():
                 found[name] = made
@@ -71,10 +73,13 @@ def ranks(cohort: Cohort, protocol: Protocol, ladder: Ladder | None, told: Told 
         "0.5 is chance, 1 is every pair in the right order. Models are linear predictors of Cox models."
     )
     section.methods = [
-        f"Concordance by Harrell (ties of markers half) and by Uno (weighted by censoring); percentile intervals of "
+        f"Concordance by Harrell (ties of markers half) and by Uno (weighted by censoring; of events before "
+        f"95 % of them have been, or before 5 % or fewer would still be watched, the sooner); percentile intervals of "
         f"{protocol.bootstraps:,} resamples of people, seed {protocol.seed}. Models are judged on the people they were "
         f"fitted on, which flatters them a little (at most {columns} coefficients).",
     ]
+    if protocol.strata:
+        section.methods.append("Pairs are of all people, strata not heeded; models keep their strata's coefficients.")
     if any(each.name == "auc" for each in section.tables):
         section.methods.append("Time-dependent AUC: cumulative/dynamic, weighted by inverse probability of censoring.")
     return section
@@ -84,7 +89,8 @@ def _table(rows: list[Row]) -> Printed:
     return Printed("c_index", "Concordance", (
         Column("marker", ("marker",)), Column("people", ("people",), COUNT), Column("events", ("events",), COUNT),
         Column("Harrell's C", ("harrell", "harrell_low", "harrell_high"), ".3f"),
-        Column("Uno's C", ("uno", "uno_low", "uno_high"), ".3f")), tuple(rows))  # fmt: skip
+        Column("Uno's C", ("uno", "uno_low", "uno_high"), ".3f"),
+        Column("of events before, days", ("before_days",), ",.0f")), tuple(rows))  # fmt: skip
 
 
 def _differences(found: Mapping[str, Bootstrap]) -> Printed:

@@ -29,6 +29,7 @@ class Bootstrap:
     without_pair: int  # resamples left out, since nobody in them was comparable
     confidence: float
     values: Floats = field(repr=False, compare=False)  # (samples,) nan without a pair
+    tau: float | None = None  # Uno's: only events before it count
 
 
 def bootstrap_concordance(
@@ -60,7 +61,7 @@ def bootstrap_concordance(
     values = resample(sample, found._ranks, cluster, samples=samples, seed=seed, threads=threads)
     low, high, spread = summarise(values, confidence)
     missing = int(np.isnan(values).sum())
-    return Bootstrap(found.value, low, high, spread, samples, missing, confidence, values)
+    return Bootstrap(found.value, low, high, spread, samples, missing, confidence, values, found.tau)
 
 
 def check_resampling(samples: int, seed: int, confidence: float, threads: int | None) -> None:
