@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,12 +88,12 @@ def told(head: Head, place: Path) -> str:
         "--bootstraps 0 --concurrent 1 --cpus-per-trial 0.5 --embed-workers 1 --memory-per-worker 0.1"
     )
     lines = [
-        f"python jobs/index.py --photos {place}/people/photos --output {place}/people.parquet",
-        f"python jobs/align.py --manifest {place}/people.parquet --output {place}/aligned --detector mtcnn "
+        f"jobs/index.py --photos {place}/people/photos --output {place}/people.parquet",
+        f"jobs/align.py --manifest {place}/people.parquet --output {place}/aligned --detector mtcnn "
         + SMALL.format(1),
-        shlex.join(["python", "-c", ONE_BY_ONE, chain, search]),
+        chain, search,
     ]  # fmt: skip
-    status, told = ended(submitted(head, "sh", "-ec", "\n".join(lines)))
+    status, told = ended(submitted(head, "python", "-c", ONE_BY_ONE, *lines))
     assert status == 0, told[-6000:]
     return told
 

@@ -59,9 +59,16 @@ def replicas(head: Head) -> dict[str, set[tuple[str, int]]]:
     return {name: {(each["replica_id"], each["pid"]) for each in made["replicas"]} for name, made in told.items()}
 
 
+@pytest.mark.parametrize("together", [False, True])
 def test_a_model_changed_by_serve_deploy_is_taken_by_the_same_replicas_and_no_answer_is_lost(
-    head, config, deploy, models, photos, tmp_path
+    head, config, deploy, models, photos, tmp_path, together
 ):
+    args = config["applications"][0]["args"] | {"together": together}
+    parts = ["ingress"] if together else ["aligner", "age", "ingress"]
+    changed = {"name": "ingress", "user_config": {"models": {"age": [str(tmp_path / "new")]}}}
+    if not together:
+        changed = {"name": "age", "user_config": {"models": [str(tmp_path / "new")]}}
+    config["applications"][0]["args"] = args
     new = checkpoint(tmp_path / "new", "age", seed=7)
     before, after = (load(place).digest for place in (models["age"], new))
     url = f"http://127.0.0.1:{config['http_options']['port']}"
@@ -69,8 +76,8 @@ def test_a_model_changed_by_serve_deploy_is_taken_by_the_same_replicas_and_no_an
     until(lambda: application(head)["status"] == "RUNNING", 300)
     assert httpx.get(f"{url}/readyz", trust_env=False).json() == {"status": "ready"}
     ran = replicas(head)
-    assert {name: len(made) for name, made in ran.items()} == {"aligner": 1, "age": 1, "ingress": 1}
-    config["applications"][0]["deployments"] = [{"name": "age", "user_config": {"models": [new]}}]
+    assert {name: len(made) for name, made in ran.items()} == dict.fromkeys(parts, 1)
+    config["applications"][0]["deployments"] = [changed]
     with Load(url, photos[0], 4) as under:
         until(lambda: len(under.answers) > 8)
         deploy(config)
