@@ -189,7 +189,8 @@ def test_memory_of_every_process_stays_flat_over_fifty_thousand_requests(models,
         line = [round(each.get(number, 0)) for each in seen]
         if max(line) - min(line) > 2:
             print(f"{title:40s} MiB every 5,000: {line}")
-    assert all(each.keys() == seen[0].keys() for each in seen), "a process was replaced"
+    # From the 5,000th on: at first HAProxy takes a new configuration, and with it a new process.
+    assert all(each.keys() == seen[1].keys() for each in seen[1:]), "a process was replaced"
     grown = {titles[number]: round(mib - seen[5][number]) for number, mib in seen[-1].items()}
     assert all(mib < 25 for mib in grown.values()), grown  # 1 KiB a request
 
