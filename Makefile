@@ -27,7 +27,7 @@ serve: $(READY) ## the HTTP service on 127.0.0.1:8000, with the demo's models (m
 		--results out/cohorts --data-roots out/demo
 
 test: $(READY) ## all tests that fit 20 minutes on two cores, in two processes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope --durations=25 -m "not faults and not evidence"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --durations=25 -m "not faults and not evidence"
 
 faults: $(READY) ## kills and outages, half an hour at most
 	@$(BIN)/python -m pytest -q --durations=12 -m faults

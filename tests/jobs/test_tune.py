@@ -2,6 +2,9 @@
 
 import csv
 import json
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import yaml
 
 from fahr import store
 from fahr.errors import Refused
+from fahr.models import create, save
 from fahr.search.trials import Notes
 from fahr.survival import concordance
 from jobs import _tune, finetune_survival, tune
@@ -53,15 +57,38 @@ def trials(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def encoder(folder: str, seed: int) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    save(create("vit_tiny", patch=16, size=32, task="age", seed=seed), folder, config={"detector": "mtcnn"})
+    return folder
+
+
 @pytest.fixture(scope="module")
-def searched(faces: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes], store.Ledger]:
+def init(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return encoder(str(tmp_path_factory.mktemp("weights") / "checkpoint"), 0)
+
+
+def written(folder: Path) -> dict[str, int]:
+    """When each file was, ns."""
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def searched(
+    faces: str, init: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, bytes], store.Ledger]:
     """Five trials, then three more with --resume; and what the notes of the five were in between."""
     output = tmp_path_factory.mktemp("searched") / "run"
-    tune.main(options(faces, output))
+    tune.main(options(faces, output, init=init))
     before = {path.name: path.read_bytes() for path in sorted((output / "trials").iterdir())}
+    embedded = written(output / "features")
     with pytest.raises(Refused, match=r"holds a search of which 5 of 8 trials are made\. Give --resume"):
-        tune.main(options(faces, output, samples=8))
-    return output, before, tune.main(options(faces, output, samples=8, resume=True))
+        tune.main(options(faces, output, init=init, samples=8))
+    with redirect_stdout(StringIO()) as told:
+        ledger = tune.main(options(faces, output, init=init, samples=8, resume=True))
+    assert "faces were done before" in told.getvalue() and "embed: ready after" not in told.getvalue()
+    assert embedded and written(output / "features") == embedded, "no face is looked at again"
+    return output, before, ledger
 
 
 def test_trial_0_is_the_default_and_every_trial_has_its_row(searched: tuple[Any, ...]) -> None:
@@ -132,15 +159,15 @@ def test_best_yaml_is_a_configuration_of_the_fine_tune_job(
 
 
 def test_a_finished_search_is_told_again_and_another_one_refused(
-    searched: tuple[Any, ...], faces: str, capsys: pytest.CaptureFixture[str]
+    searched: tuple[Any, ...], faces: str, init: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, _, ledger = searched
     stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file() and "yaml" not in path.name}
-    assert tune.main(options(faces, output, samples=8)) == ledger
+    assert tune.main(options(faces, output, init=init, samples=8)) == ledger
     assert "is finished" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     with pytest.raises(Refused, match="holds a search with another tune_folds"):
-        tune.main(options(faces, output, samples=8, tune_folds=3, resume=True))
+        tune.main(options(faces, output, init=init, samples=8, tune_folds=3, resume=True))
 
 
 # What cannot be
@@ -179,12 +206,12 @@ def test_a_base_that_is_no_configuration_of_the_job_is_refused(faces: str, tmp_p
 
 
 def test_when_all_trials_fail_the_search_fails_with_the_commonest_error(
-    searched: tuple[Any, ...], faces: str, tmp_path: Path
+    searched: tuple[Any, ...], faces: str, init: str, tmp_path: Path
 ) -> None:
     features = str(searched[0] / "features")
     hopeless = options(
-        faces, tmp_path / "run", base={**BASE, "loss": "exponential", "tau": 1e-9}, samples=2, features=features,
-        space={"tau": [1e-8, 1e-7]},
+        faces, tmp_path / "run", base={**BASE, "loss": "exponential", "tau": 1e-9}, samples=2, init=init,
+        features=features, space={"tau": [1e-8, 1e-7]},
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="none of 2 trials gave a metric, [12] of 2 by: Refused: kind 'exponential'"):
         tune.main(hopeless)
@@ -241,12 +268,12 @@ def test_asha_stops_what_is_worse_than_most_and_never_the_default(tmp_path: Path
 
 
 def test_the_best_head_and_the_default_are_confirmed_by_the_job_itself(
-    searched: tuple[Any, ...], faces: str, tmp_path: Path
+    searched: tuple[Any, ...], faces: str, init: str, tmp_path: Path
 ) -> None:
     """In the trials' own processes: workers 0."""
     output = tmp_path / "run"
     changes = {"mode": "both", "workers": 0, "samples": 3, "seeds": 1, "cpus_per_worker": 0.5, "cpus_per_trial": 0.5,
-               "features": str(searched[0] / "features"), "space": {"tau": [0.5, 2.0]}}  # fmt: skip
+               "init": init, "features": str(searched[0] / "features"), "space": {"tau": [0.5, 2.0]}}  # fmt: skip
     tune.main(options(faces, output, base={**BASE, "stages": [{"name": "all", "samples": 48}]}, **changes))
     assert [row["state"] for row in trials(output)] == ["done"] * 3
     assert not (output / "features").exists(), "those of the other search, by their digest"
@@ -269,13 +296,16 @@ def test_the_best_head_and_the_default_are_confirmed_by_the_job_itself(
 
 
 def test_a_population_finds_a_schedule_that_the_job_can_follow(
-    searched: tuple[Any, ...], faces: str, tmp_path: Path
+    searched: tuple[Any, ...], faces: str, init: str, tmp_path: Path
 ) -> None:
-    output = tmp_path / "run"
+    """Another search of other folds, that looks at no face again."""
+    output, features = tmp_path / "run", searched[0] / "features"
+    embedded = written(features)
     changes = {"scheduler": "pbt", "search": "random", "samples": 4, "parts": 2, "seeds": 1, "concurrent": 2,
-               "features": str(searched[0] / "features"),
+               "init": init, "seed": 7, "tune_folds": 3, "features": str(features),
                "space": {"head_lr": {"low": 0.05, "high": 1, "log": True}}}  # fmt: skip
     ledger = tune.main(options(faces, output, **changes))
+    assert written(features) == embedded
     found = trials(output)
     assert (ledger.rows_in, ledger.rows_out) == (4, 4), found
     assert found[0]["p_head_lr_1"] == "" and found[0]["p_head_lr"] == "0.0001", "the default is nobody's copy"
@@ -287,3 +317,15 @@ def test_a_population_finds_a_schedule_that_the_job_can_follow(
     assert told["winner"] and [stage["name"] for stage in stages] == ["head-1", "head-2", "all"]
     assert [stage["base_lr"] for stage in stages[:2]] == [float(winner[f"p_head_lr_{part}"]) for part in (1, 2)]
     assert sum(stage["epochs"] for stage in stages[:2]) == 1, "as long as the head of the base"
+
+
+def test_a_search_does_not_go_on_with_other_weights_in_the_same_place(
+    searched: tuple[Any, ...], faces: str, init: str
+) -> None:
+    output, _, _ = searched
+    embedded = written(output / "features")
+    encoder(init, 1)
+    with pytest.raises(Refused, match="holds other weights than when the search in .* began"):
+        tune.main(options(faces, output, init=init, samples=9, resume=True))
+    assert len(list((output / "features").iterdir())) == 2, "those of the other weights lie beside them"
+    assert embedded.items() <= written(output / "features").items()

@@ -2,19 +2,16 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-import yaml
 
 from fahr import store
-from fahr.errors import Refused
 from fahr.models import create, load, save
 from fahr.scoring import Scorer
-from jobs import _cluster, tune
+from jobs import _cluster
 from jobs._tune_features import Embedding, embed
 from tools.faces import commit_faces
 from tools.outcomes import COLUMNS, FACES
@@ -22,8 +19,6 @@ from tools.outcomes import COLUMNS, FACES
 pytestmark = pytest.mark.usefixtures("cluster")
 COUNT = 160
 PHOTOS = pa.table({"photo_id": [f"p{number:05d}" for number in range(COUNT)]})
-BASE = {"global_batch": 24, "micro_batch": 24, "precision": "fp32", "flip": False, "threads": 1,
-        "stages": [{"name": "head", "freeze": "encoder", "epochs": 1}]}  # fmt: skip
 POOL = _cluster.Pool("embed", 1, 0.5, 0.0, 100 << 20)
 
 
@@ -37,46 +32,10 @@ def checkpoint(folder: str, seed: int) -> None:
     save(create("vit_tiny", patch=16, size=32, task="age", seed=seed), folder, config={"detector": "mtcnn"})
 
 
-def files(folder: Path) -> dict[str, int]:
-    """When each was written, ns."""
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
-
-
 def looked_at(init: str) -> np.ndarray:
     """(COUNT, D) of the faces, by the checkpoint and nothing else."""
     pixels = [cv2.imdecode(np.frombuffer(each, np.uint8), cv2.IMREAD_COLOR_RGB) for each in FACES[:COUNT]]
     return Scorer(load(init, task="age"), precision="fp32").features(np.stack(pixels))
-
-
-def test_a_second_search_and_one_that_goes_on_look_at_no_face_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    faces, init, kept = (str(tmp_path / name) for name in ("aligned", "checkpoint", "kept"))
-    align(faces, FACES)
-    checkpoint(init, 0)
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
-
-    def search(output: str, **changes: Any) -> str:
-        given: dict[str, Any] = {
-            "task": "survival", "faces": faces, "init": init, "output": str(tmp_path / output), "features": kept,
-            "base": str(tmp_path / "base.yaml"), "space": {"tau": [0.5, 2.0]}, "search": "grid", "samples": 1,
-            "tune_folds": 2, "finalists": 1, "seeds": 1, "bootstraps": 0, "concurrent": 1, "cpus_per_trial": 0.5,
-            "embed_workers": 1, "memory_per_worker": 0.1,
-        }  # fmt: skip
-        tune.main(tune.Options.model_validate({**given, **changes}))
-        return capsys.readouterr().out
-
-    assert "embed: ready after" in search("one")
-    made = files(tmp_path / "kept")
-    for changes in ({"output": "one", "samples": 2, "resume": True}, {"output": "two", "seed": 7, "tune_folds": 3}):
-        told = search(**changes)
-        assert f"embed: {COUNT} of {COUNT} faces were done before" in told and "ready after" not in told
-        assert files(tmp_path / "kept") == made
-    checkpoint(init, 1)
-    with pytest.raises(Refused, match="holds other weights than when the search in .*one began"):
-        search("one", samples=3, resume=True)
-    assert len(list((tmp_path / "kept").iterdir())) == 2, "those of the other weights lie beside them"
-    assert made.items() <= files(tmp_path / "kept").items()
 
 
 def test_another_checkpoint_or_other_faces_in_the_same_place_are_looked_at_anew(tmp_path: Path) -> None:
