@@ -3,9 +3,10 @@
     table = judge(people, scores, control)     # two folders; C-index of the arm that began at random
     print(table.told()); table.agrees
 
-True scores must hold the truth. A score with noise cannot: what it says of a hazard shrinks to its reliability times
-the truth, so that is what the model's scores must hold. Reliability is taken from photos of one person and day, as it
-would be in a clinic; what a model gets wrong about a person every time is not in it, so it is the most there can be.
+True scores must hold the truth. A score with noise cannot: what it says of a hazard shrinks by as much as the truth
+rises less than the score does, which is known here, and that is what the model's scores must hold. A clinic knows only
+its reliability, from photos of one person and day; what a model gets wrong about a person every time is not in it, so
+reliability times the truth is the most there can be, and the model's scores must not say more.
 Each score of the model takes the place of its own truth alone, beside the true others: else what is left out would
 shrink it too (docs/synthetic.md). The model is judged on people that it did not learn from. Logarithms are natural.
 """
@@ -75,7 +76,8 @@ class Line:
     truth: float
     true_scores: Cell | None
     model: Cell | None
-    expected: float | None  # of the model's; None: nothing can be said
+    expected: float | None = None  # of the model's; None: nothing can be said
+    most: float | None = None  # reliability times the truth
     wrong: str = ""  # what it misses
 
 
@@ -92,13 +94,15 @@ class Table:
 
     def told(self) -> str:
         """For a terminal."""
-        rows: list[tuple[str, ...]] = [("", "truth", "from true scores", "from the model's scores", "expected of it")]
+        rows: list[tuple[str, ...]] = [
+            ("", "truth", "from true scores", "from the model's scores", "expected of it", "at most")
+        ]
         for each in self.lines:
             cells = [f"{each.truth:.3f}" if abs(each.truth) < 2 else f"{each.truth:.1f}"]
             cells += ["" if cell is None else cell.told() for cell in (each.true_scores, each.model)]
-            cells.append("" if each.expected is None else f"{each.expected:.3f}")
+            cells += ["" if number is None else f"{number:.3f}" for number in (each.expected, each.most)]
             rows.append((each.name, *cells))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         told = [f"{self.people:,} people, {self.deaths:,} deaths; the model's scores: {self.unseen:,} unseen people"]
         wrongs = ["", *(each.wrong for each in self.lines)]
         for row, wrong in zip(rows, wrongs, strict=True):
@@ -150,7 +154,7 @@ def _errors_of_age(photos: pd.DataFrame) -> list[Line]:
     mean, low, high = (math.nan if each is None else each for each in (found.value, found.low, found.high))
     guess = float(np.abs(age - age.mean()).mean())
     wrong = "" if mean <= GUESSED * guess else f"more than {GUESSED} of guessing the mean age ({guess:.1f})"
-    return [Line("age, error in years", least, Cell(drawn), Cell(mean, low, high), None, wrong)]
+    return [Line("age, error in years", least, Cell(drawn), Cell(mean, low, high), wrong=wrong)]
 
 
 def _cox(people: pd.DataFrame, columns: Mapping[str, Floats], wanted: Sequence[str]) -> dict[str, tuple[float, float]]:
@@ -185,23 +189,26 @@ def _hazards(first: pd.DataFrame, photos: pd.DataFrame, unseen: pd.DataFrame) ->
             wrong = "true scores do not hold the truth"
         elif len(first) >= ENOUGH and name in ("age", "deviation") and USUAL * estimate[1] > WIDEST:
             wrong = f"true scores are less sure than {WIDEST}"
-        model, expected = None, None
+        model, expected, most = None, None, None
         if name == "deviation" and not wrong:
-            model, expected = _deviation(photos, unseen)
-            if expected is not None and not model.holds(expected):
-                wrong = "the model's scores do not hold their reliability x the truth"
-        lines.append(Line(f"log hazard: {NAMES[name]}", truth, cell, model, expected, wrong))
+            model, expected, most = _deviation(photos, unseen)
+            if not model.holds(expected):
+                wrong = "the model's scores do not hold what is expected of them"
+            elif most is not None and model.low > most:
+                wrong = "the model's scores say more than their reliability x the truth"
+        lines.append(Line(f"log hazard: {NAMES[name]}", truth, cell, model, expected, most, wrong))
     return lines
 
 
-def _deviation(photos: pd.DataFrame, unseen: pd.DataFrame) -> tuple[Cell, float | None]:
-    """The deviation found in each one's first photo, beside the true others; what is expected of it."""
+def _deviation(photos: pd.DataFrame, unseen: pd.DataFrame) -> tuple[Cell, float, float | None]:
+    """The deviation found in each one's first photo, beside the true others; what is expected of it; the most there can
+    be by its repeats, None where too few people have any."""
     name = "face_age_deviation_adjusted"  # unadjusted, faces are drawn to the middle, and so is what they say
     if unseen[name].isna().all():
         name = "face_age_deviation"
     known = unseen[unseen[name].notna()]
     found = known[name].to_numpy()
-    estimate = _cox(known, {**_true(known), "deviation": found / 10}, ("deviation",))["deviation"]
+    estimate, expected = _in_its_place(known, "deviation", found / 10)
     seen_again = photos[(photos["split"] != "train") & photos[name].notna()]
     try:
         repeats = fit_repeatability(
@@ -210,9 +217,21 @@ def _deviation(photos: pd.DataFrame, unseen: pd.DataFrame) -> tuple[Cell, float 
         )  # fmt: skip
     except Refused as error:
         print(f"demo: no reliability: {error}")
-        return _cell(estimate), None
+        return estimate, expected, None
     reliability = max(0.0, 1 - repeats.sd_years**2 / float(np.var(found)))
-    return _cell(estimate), reliability * PLANTED["deviation"]
+    return estimate, expected, reliability * PLANTED["deviation"]
+
+
+def _in_its_place(people: pd.DataFrame, name: str, found: Floats) -> tuple[Cell, float]:
+    """A score in the place of its truth, beside the true others: its log hazard, and what is expected of it by
+    regression calibration (Prentice 1982, Biometrika 69:331): the planted one, times by how much the truth rises with
+    the score among people whose other terms are the same."""
+    columns = _true(people)
+    truth = columns[name]
+    estimate = _cox(people, {**columns, name: found}, (name,))[name]
+    others = [values for other, values in columns.items() if other != name]
+    rise = np.linalg.lstsq(np.column_stack([found, np.ones(len(found)), *others]), truth, rcond=None)[0][0]
+    return _cell(estimate), float(rise) * PLANTED[name]
 
 
 def _aging_rate(photos: pd.DataFrame, scores: str) -> Line:
@@ -224,17 +243,13 @@ def _aging_rate(photos: pd.DataFrame, scores: str) -> Line:
     known = last[last["split"] != "train"].merge(rates, on="subject_id")
     known = known[known["follow_up_days"] > known["entry_days"].fillna(0)]
     if known["event"].sum() < 10:
-        return Line(name, truth, None, None, None)
+        return Line(name, truth, None, None)
     true = _cell(_cox(known, _true(known), ("rate",))["rate"])
-    found = known["face_aging_rate"].to_numpy()
-    cell = _cell(_cox(known, {**_true(known), "rate": found}, ("rate",))["rate"])
+    cell, expected = _in_its_place(known, "rate", known["face_aging_rate"].to_numpy())
     wrong = "" if true.holds(truth) else "true scores do not hold the truth"
-    # The checkpoint's standard errors come from some ten repeats of a day: too few to tell a small share from none. So
-    # the variance that was planted, over the one that was found.
-    expected = truth * min(1.0, float(np.var(known["aging_rate"].to_numpy())) / float(np.var(found)))
     if not wrong and not cell.holds(expected):
-        wrong = "the model's scores do not hold their reliability x the truth"
-    return Line(name, truth, true, cell, expected, wrong)
+        wrong = "the model's scores do not hold what is expected of them"
+    return Line(name, truth, true, cell, expected, wrong=wrong)
 
 
 def _ranked(first: pd.DataFrame, unseen: pd.DataFrame, control: float) -> list[Line]:
@@ -259,6 +274,6 @@ def _ranked(first: pd.DataFrame, unseen: pd.DataFrame, control: float) -> list[L
     if not wrong and model.low > oracle.high:
         wrong = "better than the truth itself"
     return [
-        Line("risk, C-index", oracle.value, true, model, None, wrong),
-        Line("risk learned from a random start", oracle.value, None, Cell(control), None),
+        Line("risk, C-index", oracle.value, true, model, wrong=wrong),
+        Line("risk learned from a random start", oracle.value, None, Cell(control)),
     ]
