@@ -124,6 +124,7 @@ def faces_of(tables: list[pa.Table]) -> dict[str, bytes]:
 
 def job_against_pool(folder: Path, count: int, rounds: int) -> None:
     detector = "retinaface-mobile"
+    os.environ.setdefault("FAHR_WEIGHTS", str(Path(__file__).parents[2] / "shared" / "weights"))
     try:
         Aligner(detector)
     except Refused:
