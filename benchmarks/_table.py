@@ -13,13 +13,14 @@ from typing import Any, Literal
 import yaml
 
 CLAIMS = Path(__file__).with_name("claims.yaml")
-NUMBER = r"\d[\d,]*\.?\d*"
+NUMBER = r"(?:\d[\d,]*\.?\d*|\.\d+)"
 RANGE = rf"(?P<middle>{NUMBER}) \[(?P<low>{NUMBER})-(?P<high>{NUMBER})\]"
 RATIO = re.compile(rf"{RANGE}(?P<kind>x| times| of)(?!\w)\s*(?P<than>.*?)(?=;|\(|,? bar |$)")
 PLAIN = re.compile(rf"ours is (?P<middle>{NUMBER}) (?P<kind>times|of) that")
 SHARE = re.compile(r"(?P<middle>\d+)% of the peak")
 SIGNED = r"[+-]\d+\.?\d*"
-DIFFERENCE = re.compile(rf"(?P<middle>{SIGNED}) (?P<unit>\S+) \[(?P<low>{SIGNED}), (?P<high>{SIGNED})\]")
+INTERVAL = rf"\[(?P<low>{SIGNED}), (?P<high>{SIGNED})\]"
+DIFFERENCE = re.compile(rf"(?P<middle>{SIGNED}) (?P<unit>\S+) {INTERVAL}")
 BAR = re.compile(r"bar (\d*\.?\d+)")
 VERDICT = re.compile(r"(?:[:,;)\]]|x|\d|MB|y|%|O\(n\)) +(met|MISSED|inside|NOT inside)\b|^verdict: (parity|no parity)$")
 HEAD = re.compile(r"^(?P<title>.*): [\d,]+ \S+, \d+ interleaved rounds?, median \[range\]$")  # of _rounds.table
@@ -197,7 +198,7 @@ def _held(claim: Claim, rows: Sequence[Row]) -> Held:
 
 def _told_end(words: str, at_most: bool) -> float:
     """The worse end of the range that is told; where no range is, nine tenths of the figure."""
-    if ranged := re.search(RANGE, words):
+    if ranged := re.search(RANGE, words) or re.search(INTERVAL, words):
         return float(ranged["high" if at_most else "low"])
     plain = re.search(NUMBER, words)
     if plain is None:

@@ -238,12 +238,15 @@ def test_claims_find_their_rows_and_are_met_missed_or_not_measured():
 def test_a_told_figure_holds_until_the_median_falls_beyond_its_range():
     row = table.Row("b", "w", "ratio", 1.5, 1.4, 1.6)
 
-    def still(words: str, **more: object) -> bool | None:
+    def still(words: str, row: object = row, **more: object) -> bool | None:
         return table.held([table.Claim("c", "b", "w", said={"README.md": words}, **more)], [row])[0].still
 
     assert still("1.6 [1.5-1.7] times") and not still("1.7 [1.51-1.8] times")
     assert still("1.6 times") and not still("1.7 times"), "without a range nine tenths of it must be reached"
     assert not still("1.3 [1.2-1.4]", at_most=True) and still("1.3 [1.2-1.5]", at_most=True)
+    assert still("it is **.96** of it", table.Row("b", "w", "ratio", 0.87))
+    gain = table.Row("b", "w", "difference", -0.9, -1.1, -0.7)
+    assert still("-1.00 [-1.20, -0.80]", gain, at_most=True) and not still("-1.00 [-1.20, -0.95]", gain, at_most=True)
 
 
 TINY = f"""

@@ -38,7 +38,7 @@ class Rows:
         self.mapping = mapping
         self._base = base
         self._problems = problems
-        # A photo taken today is today's somewhere on earth: the earliest time zone is 14 hours ahead of UTC of UTC.
+        # A photo taken today is today's somewhere on earth: the earliest time zone is 14 hours ahead of UTC.
         self._latest_day = (datetime.now(UTC) + timedelta(hours=14)).date()
         self._guesses = {name: NumberGuess(mapping.decimal) for name in plan.extras}
 

@@ -20,7 +20,7 @@ from fahr.survival.redundancy import redundancy
 
 WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 MOST_BINS = 40
-# Of the papers: looks older than the calendar, ten years and more, five years and more younger (science.md, P21).
+# Of the papers: looks older than the calendar, ten years and more, five years and more younger.
 CUTS = ((">", 0.0), (">=", 10.0), ("<=", -5.0))
 BEYOND: dict[str, tuple[str, Callable[[Floats, float], Flags]]] = {
     ">": ("above", np.greater), ">=": ("from", np.greater_equal), "<=": ("to", np.less_equal)
