@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+IDLE_S = 2.0  # uvicorn closes a connection after five seconds without a request, perhaps while one is on its way
+
 
 def posted(file: bytes, port: int, path: str) -> bytes:
     """A request, as curl -F photo=@FILE sends it."""
@@ -51,7 +53,10 @@ class Window:
 
 
 async def ask(port: int, request: bytes, kept: list[Any]) -> int:
-    """The status; the connection stays in `kept`."""
+    """The status; the connection stays in `kept`, with the time, and is used again while no server would close it."""
+    if kept and time.perf_counter() - kept.pop() > IDLE_S:
+        kept[1].close()
+        kept.clear()
     if not kept:
         kept += await asyncio.open_connection("127.0.0.1", port)
     reader, writer = kept
@@ -63,6 +68,7 @@ async def ask(port: int, request: bytes, kept: list[Any]) -> int:
         await reader.readuntil(b"0\r\n\r\n")
     else:
         await reader.readexactly(length)
+    kept.append(time.perf_counter())
     if b"connection: close" in lines:
         writer.close()
         kept.clear()

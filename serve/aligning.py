@@ -1,7 +1,7 @@
 """Photos -> aligned faces: a deployment of CPUs, so that the networks behind it only ever see faces."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import cv2
@@ -13,7 +13,7 @@ from fahr.faces import AlignedFace, Aligner, Rejection
 from fahr.faces.quality import QualityGate
 from fahr.images import DEFAULT_LIMITS, Limits
 from fahr.scores.models import Cut
-from serve.batching import Batcher
+from serve.batching import Batcher, passing
 from serve.metrics import Meter
 
 Found = AlignedFace | Rejection
@@ -41,16 +41,23 @@ class Aligning:
         threads = threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-        self._aligners = {
-            cut: Aligner(
-                cut.detector, cut.size, cut.convention, many_faces=many_faces, gate=gate, limits=limits, device=device
-            )
-            for cut in cuts
-        }
         self._meter = Meter()
-        self._batcher: Batcher[tuple[Cut, bytes], Found] = Batcher(self._run, batch, told=self._meter.batch)
+        self._batcher: Batcher[tuple[Cut, bytes], Found] = Batcher(
+            self._run, batch, device=device, told=self._meter.batch
+        )
         self._photo = built_in_photo()
-        self._expected = self._run([(cut, self._photo) for cut in cuts])
+
+        def made() -> tuple[dict[Cut, Aligner], list[Found]]:
+            aligners = {
+                cut: Aligner(
+                    cut.detector, cut.size, cut.convention, many_faces=many_faces, gate=gate, limits=limits,
+                    device=device,
+                )
+                for cut in cuts
+            }  # fmt: skip
+            return aligners, _aligned(aligners, [(cut, self._photo) for cut in cuts])
+
+        self._aligners, self._expected = passing(made).result()
 
     async def align(self, photos: Sequence[bytes], cut: Cut) -> list[Found]:
         return await self._batcher.submit([(cut, photo) for photo in photos])
@@ -67,13 +74,17 @@ class Aligning:
         return True
 
     def _run(self, photos: list[tuple[Cut, bytes]]) -> list[Found]:
-        found: dict[int, Found] = {}
-        for cut, aligner in self._aligners.items():
-            mine = [number for number, (wanted, _) in enumerate(photos) if wanted == cut]
-            if mine:
-                made = aligner.align([photos[number][1] for number in mine])
-                found |= dict(zip(mine, made, strict=True))
-        return [found[number] for number in range(len(photos))]
+        return _aligned(self._aligners, photos)
+
+
+def _aligned(aligners: Mapping[Cut, Aligner], photos: list[tuple[Cut, bytes]]) -> list[Found]:
+    found: dict[int, Found] = {}
+    for cut, aligner in aligners.items():
+        mine = [number for number, (wanted, _) in enumerate(photos) if wanted == cut]
+        if mine:
+            made = aligner.align([photos[number][1] for number in mine])
+            found |= dict(zip(mine, made, strict=True))
+    return [found[number] for number in range(len(photos))]
 
 
 def built_in_photo() -> bytes:

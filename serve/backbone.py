@@ -27,7 +27,7 @@ from fahr.faces.aligner import Rejection
 from fahr.models import Predictor
 from fahr.scores import ModelPlan, Team, plan_models
 from fahr.scores.models import Cut
-from serve.batching import Batcher
+from serve.batching import Batcher, passing
 from serve.metrics import Meter
 
 Pixels = NDArray[np.uint8]
@@ -126,14 +126,14 @@ class Backbone:
         }  # fmt: skip
         self._meter = Meter()
         self._batcher: Batcher[Pixels, tuple[Family, dict[str, float]]] = Batcher(
-            self._run, batch, told=self._meter.batch
+            self._run, batch, device=device, told=self._meter.batch
         )
         self._family: Family | None = None
         self._expected: dict[str, float] = {}
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Load, score the built-in face, then take the place of what was there."""
-        family = await asyncio.to_thread(self._opened, list(user_config["models"]))
+        family = await asyncio.wrap_future(passing(self._opened, list(user_config["models"])))
         if self._family is not None and family.cut != self._family.cut:
             raise Refused(f"{family.plans[0].place}: reads other faces, {family.cut}. Deploy it as a new application.")
         tasks = family.digests.keys()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve.batching import Batcher
+from serve.batching import Batcher, passing
 
 
 class Model:
@@ -161,3 +161,23 @@ def test_too_few_results_are_an_error_not_a_hang():
             await batcher.submit([1, 2])
 
     run(story())
+
+
+def test_all_that_is_on_the_cpu_runs_in_one_thread_and_what_loads_a_model_leaves_none():
+    """A second thread's OpenMP helpers put those of the first to sleep between operations."""
+
+    async def story() -> None:
+        models = [Model() for _ in range(3)]
+        on_cpu: list[Batcher[int, int]] = [Batcher(model, 4) for model in models[:2]]
+        beside: Batcher[int, int] = Batcher(models[2], 4, device="cuda")
+        for batcher in (*on_cpu, beside, *on_cpu):
+            await batcher.submit([1, 2])
+        assert len(models[0].threads | models[1].threads) == 1
+        assert not models[2].threads & models[0].threads, "a device works beside the CPU"
+        loader = await asyncio.wrap_future(passing(threading.current_thread))
+        loader.join(20)
+        assert not loader.is_alive() and loader.ident not in models[0].threads
+
+    run(story())
+    with pytest.raises(ValueError, match="no such number"):
+        passing(Model(), [-1]).result()
