@@ -88,8 +88,9 @@ def calibration(cohort: Cohort, protocol: Protocol, told: Told = lambda number: 
             Column("of Kaplan-Meier alone", ("reference",), ".4f"),
             Column("scaled", ("scaled", "scaled_low", "scaled_high"), ".3f")), tuple(brier_rows)))  # fmt: skip
         section.words.append(
-            f"At {day:g} days. Perfect: observed / expected 1, slope 1, distances 0. Scaled Brier score: 0 is useless, "
-            "1 is perfect."
+            f"At {day:g} days. Perfect: observed / expected 1, slope 1, distances 0. Those of resamples are larger, "
+            "since chance moves them one way only: where there is little, their interval lies above the distance "
+            "itself. Scaled Brier score: 0 is useless, 1 is perfect."
         )
         section.methods.append(
             "Calibration: observed by Kaplan-Meier; smooth curve and ICI by a Cox model of log(-log(1 - chance)) in "
