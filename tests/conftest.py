@@ -36,7 +36,7 @@ class _Whole(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         whole = next((place for place in TOGETHER if file.startswith(place)), file)
-        return TOGETHER[0] if whole == TOGETHER[-1] else whole
+        return TOGETHER[1] if whole == TOGETHER[-1] else whole
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Whole:

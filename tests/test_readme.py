@@ -23,14 +23,19 @@ from serve.schemas import CohortIn
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
 PEOPLE = 60
-# Shorter, so that it takes seconds; nothing else about a line is changed.
+# Shorter, with one process where there would be two, so that it takes seconds; nothing else about a line is changed.
 SHORTER: dict[str, dict[str, Any]] = {
+    "align": {"workers": 1},
+    "score": {"workers": 1},
     "pretrain": {"samples": 320, "judgements": 1, "judged_faces": 20, "global_batch": 16, "micro_batch": 16},
     "finetune_age": {"stages": [{"name": "all", "samples": 160}], "bootstraps": 20},
     "finetune_survival": {
         "stages": [{"name": "all", "samples": 64}], "bootstraps": 20, "global_batch": 16, "micro_batch": 16,
     },
-    "tune": {"base": "small.yaml", "samples": 2, "tune_folds": 2, "finalists": 1, "seeds": 1, "bootstraps": 20},
+    "tune": {
+        "base": "small.yaml", "samples": 2, "tune_folds": 2, "finalists": 1, "seeds": 1, "bootstraps": 20,
+        "concurrent": 1, "embed_workers": 1,
+    },
     "evaluate": {"bootstraps": 20, "splits": ["train", "tune", "calibrate", "test"]},
     "pipeline": {"dry_run": True},
 }  # fmt: skip

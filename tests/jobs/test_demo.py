@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +10,22 @@ import pytest
 
 from fahr import store
 from fahr.errors import Refused
-from jobs import _demo_truth, demo, pipeline
+from jobs import _cluster, _demo_truth, demo, pipeline
+from jobs._photos import PhotoOptions
 
 
-@pytest.mark.usefixtures("cluster")
+@pytest.fixture
+def one_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One actor where the demo has two: each loads for seconds, and other tests run beside."""
+    asked = PhotoOptions.pool
+
+    def pool(self: PhotoOptions, stage: str) -> _cluster.Pool:
+        return replace(asked(self, stage), actors=1)
+
+    monkeypatch.setattr(PhotoOptions, "pool", pool)
+
+
+@pytest.mark.usefixtures("cluster", "one_actor")
 def test_the_demo_holds_the_truth_resumes_and_fails_when_the_truth_is_missed(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "demo"
     options = demo.Options(

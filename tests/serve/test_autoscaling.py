@@ -3,6 +3,7 @@
 import json
 import time
 
+import pytest
 from ray import serve
 
 from tools.service import Load, until
@@ -14,6 +15,7 @@ def running(name: str) -> int:
     return int(serve.status().applications["fahr"].deployments[name].replica_states.get("RUNNING", 0))
 
 
+@pytest.mark.faults
 def test_thirty_two_clients_take_replicas_from_one_to_two_and_idle_returns_to_one(served, photos):
     """Of the aligner, which is what the machine is busy with: detection takes longer than a tiny network."""
     until(lambda: running("aligner") == 1, 120)

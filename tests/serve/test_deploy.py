@@ -59,7 +59,9 @@ def replicas(head: Head) -> dict[str, set[tuple[str, int]]]:
     return {name: {(each["replica_id"], each["pid"]) for each in made["replicas"]} for name, made in told.items()}
 
 
-@pytest.mark.parametrize("together", [False, pytest.param(True, marks=pytest.mark.evidence)])
+@pytest.mark.parametrize(
+    "together", [pytest.param(False, marks=pytest.mark.faults), pytest.param(True, marks=pytest.mark.evidence)]
+)
 def test_a_model_changed_by_serve_deploy_is_taken_by_the_same_replicas_and_no_answer_is_lost(
     head, config, deploy, models, photos, tmp_path, together
 ):

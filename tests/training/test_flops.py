@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fahr.models import Architecture, Decoder, MaeOptions, MaskedAutoencoder, build
+from fahr.training import flops
 from fahr.training.flops import count_flops, peak_flops
 from fahr.training.recipe import Recipe
 from fahr.training.step import step
@@ -112,10 +113,23 @@ def timed(side: int = 1024, seconds: float = 0.3) -> float:
 
 def test_the_peak_of_this_device_is_what_another_stopwatch_finds() -> None:
     """Measured before and after, since a machine may be busy with something else for a while."""
+    flops._measured.cache_clear()  # whatever another test has measured
     before = timed()
     found = peak_flops(CPU, "fp32")
     after = timed()
     assert min(before, after) / 3 < found < 3 * max(before, after)
+
+
+def test_the_peak_is_measured_once_for_as_many_threads() -> None:
+    """The folds, arms and trials of a process are judged by one peak; with fewer threads there is another."""
+    found = peak_flops(CPU, "fp32")
+    assert peak_flops(CPU, "fp32") == found
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        assert peak_flops(CPU, "fp32") != found
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_peak_in_bf16_is_a_rate_and_leaves_precision_as_it_was() -> None:

@@ -7,6 +7,7 @@ are run: not the ones of a textbook's formula.
 """
 
 import time
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,7 +39,16 @@ def count_flops(task: Task, size: int, labels: Labels | None = None) -> float:
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s of this device on a large matrix product, measured now: its own best, not a data sheet's."""
+    """FLOP/s of this device on a large matrix product: its own best, not a data sheet's.
+
+    Measured once a process, which may have many runs: folds, arms, trials.
+    """
+    return _measured(device, precision, torch.get_num_threads())
+
+
+@cache
+def _measured(device: torch.device, precision: str, threads: int) -> float:
+    """`threads`: that a CPU computes with now."""
     side = _SIDE[device.type]
     with torch.no_grad(), autocast(device, precision):
         left, right = (torch.ones(side, side, device=device) for _ in range(2))
