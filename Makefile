@@ -29,8 +29,8 @@ serve: $(READY) ## the HTTP service on 127.0.0.1:8000, with the demo's models (m
 test: $(READY) ## all tests that fit 20 minutes on two cores, in two processes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope --durations=25 -m "not faults and not evidence"
 
-faults: $(READY) ## kills and outages, half an hour at most
-	@$(BIN)/python -m pytest -q --durations=12 -m faults
+faults: $(READY) ## kills, outages, load, jobs submitted to a Ray of their own: half an hour at most
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=25 -m faults
 
 evidence: $(READY) ## many seeds, long fuzz, load: hours; figures go to docs/log.md
 	@$(BIN)/python -m pytest -q -s -m evidence --timeout=0

@@ -22,6 +22,7 @@ from ray.data import DataContext
 from fahr import store
 from fahr.errors import Refused
 from fahr.progress import progress
+from jobs._local_ray import start_ray
 
 LOCAL_STORE_BYTES = 512 << 20  # what passes through Ray is tables and encoded bytes, never pixels
 
@@ -42,15 +43,7 @@ def connect() -> None:
         ray.init(log_to_driver=False)
         print(f"ray: joined the cluster at {os.environ['RAY_ADDRESS']}")
     else:
-        # address="local": without it ray.init joins whatever cluster was left running on the machine.
-        ray.init(
-            address="local",
-            num_cpus=max(4, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=LOCAL_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_ray(num_cpus=max(4, os.cpu_count() or 1), include_dashboard=False, object_store_memory=LOCAL_STORE_BYTES)
 
 
 @dataclass(frozen=True)

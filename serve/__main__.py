@@ -4,7 +4,6 @@ python -m serve --models out/demo/models/age out/demo/models/survival
 python -m serve --models runs/age/checkpoint --detector mtcnn --port 8080 --data-roots /data --results out/cohorts
 """
 
-import logging
 import os
 import signal
 import socket
@@ -21,6 +20,7 @@ from ray import serve
 
 from fahr.config import JobOptions, Location, option, run_job
 from fahr.errors import Refused
+from jobs._local_ray import start_ray
 from serve import door, tokens
 from serve.aligning import Aligning
 from serve.app import INGRESS_CPUS, bind
@@ -130,11 +130,11 @@ def connect(settings: ServeSettings, folder: str) -> None:
         )
     wanted = ENVIRONMENT | door.prepare(folder)
     os.environ.update({name: os.environ.get(name, value) for name, value in wanted.items()})
-    ray.init(
-        address="local", num_cpus=logical_cpus(settings), log_to_driver=False,
+    start_ray(
+        num_cpus=logical_cpus(settings),
         include_dashboard=settings.cohorts.results is not None,  # it has the jobs API, on 127.0.0.1 with Ray's token
-        object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR,
-    )  # fmt: skip
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
 
 
 def start(settings: ServeSettings, port: int, aligning: type = Aligning) -> None:

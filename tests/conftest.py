@@ -39,8 +39,8 @@ class _Whole(LoadScopeScheduling):
         return TOGETHER[1] if whole == TOGETHER[-1] else whole
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Whole:
-    return _Whole(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Whole | None:
+    return _Whole(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def _skips(terminal: pytest.TerminalReporter) -> Counter[str]:
@@ -94,14 +94,10 @@ def cluster() -> Iterator[None]:
     os.environ |= FEWER_PROCESSES
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,  # logical, on two cores: Ray Data's own helpers want some beside the actors
-        include_dashboard=False,
-        object_store_memory=200 << 20,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    from jobs._local_ray import start_ray
+
+    # Logical CPUs, on two cores: Ray Data's own helpers want some beside the actors.
+    start_ray(num_cpus=4, include_dashboard=False, object_store_memory=200 << 20)
     yield
     ray.shutdown()
 

@@ -1,4 +1,4 @@
-"""Every command of README.md: those of a laptop are run in their order on twenty people, the others are read as their
+"""Every command of README.md: those of a laptop are run in their order on sixty people, the others are read as their
 programs read them."""
 
 import ast

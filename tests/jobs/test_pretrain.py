@@ -221,6 +221,7 @@ def test_another_init_with_the_same_seed_is_told_apart_in_the_checkpoint(
 # On Ray
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_on_ray_have_the_curve_of_one(whole: Path, faces: str, tmp_path: Path) -> None:
     output = tmp_path / "run"

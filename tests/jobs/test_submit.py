@@ -1,4 +1,5 @@
-"""Jobs really submitted: `ray start --head`, the jobs API with its token, code shipped from the working directory."""
+"""Jobs really submitted: `ray start --head`, the jobs API with its token, code shipped from the working directory.
+`make faults`."""
 
 import json
 import re
@@ -16,6 +17,8 @@ from jobs import pipeline
 from tools.chain import SECTIONS
 from tools.faces import commit_faces, jpegs, pictures
 from tools.head import BIN, ROOT, Head, running_head
+
+pytestmark = pytest.mark.faults  # a Ray of its own, with workers that are processes: minutes
 
 
 @pytest.fixture(scope="module")

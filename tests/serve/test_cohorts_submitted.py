@@ -87,6 +87,7 @@ def _csv(table: pa.Table) -> bytes:
     return written.getvalue()
 
 
+@pytest.mark.faults
 def test_an_uploaded_table_is_scored_by_a_ray_job_and_erased_without_a_trace(head, ingress, people, many, tmp_path):
     with ingress.client as client:
         id = client.upload_cohort(_csv(people), ["age"], key="k")

@@ -99,6 +99,7 @@ def _raw(made: Running, sent: bytes) -> bytes:
         return b"".join(iter(lambda: end.recv(65536), b""))
 
 
+@pytest.mark.faults
 def test_clients_take_it_from_one_process_to_two_and_lose_no_answer(service, photos):
     made, _ = service
 

@@ -14,9 +14,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from jobs._local_ray import SLOW, STARTS
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,17 +62,26 @@ def _running(home: Path, session: Path, cpus: int) -> Iterator[Head]:
         # The agent that takes submissions has a fixed port, which another Ray on this machine holds.
         f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={free_port()}",
     ]  # fmt: skip
-    with (session / "head.log").open("w") as log:
-        node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_for((dashboard, agent), node, session / "head.log")
-            yield Head(environment, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
-        finally:
-            os.killpg(node.pid, signal.SIGTERM)  # the head and what it started, nothing else
+    for left in reversed(range(STARTS)):
+        with (session / "head.log").open("w") as log:
+            node = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             try:
-                node.wait(5)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)
+                if _is_up((dashboard, agent), node, session / "head.log", again=left > 0):
+                    yield Head(environment, f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}")
+                    return
+            finally:
+                _end(node)
+
+
+def _end(node: subprocess.Popen[bytes]) -> None:
+    """The head and what it started, nothing else."""
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGTERM)
+        try:
+            node.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(node.pid, signal.SIGKILL)
+            node.wait(60)
 
 
 def free_port() -> int:
@@ -79,16 +90,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(ports: Sequence[int], node: subprocess.Popen[bytes], log: Path) -> None:
-    """Until both answer: the dashboard does before the agent that runs the jobs."""
+def _is_up(ports: Sequence[int], node: subprocess.Popen[bytes], log: Path, *, again: bool) -> bool:
+    """Waits until both answer: the dashboard does before the agent that runs the jobs. No: it was too slow for Ray."""
     deadline = time.monotonic() + 120
     for port in ports:
         while not _answers(port):
             if node.poll() is not None:
+                if again and SLOW in log.read_text():
+                    return False
                 raise RuntimeError(f"the head ended: {log.read_text()[-2000:]}")
             if time.monotonic() > deadline:
                 raise RuntimeError("the head did not come up in 120 s")
             time.sleep(0.2)
+    return True
 
 
 def _answers(port: int) -> bool:
