@@ -4,11 +4,13 @@ batcher = Batcher(score_faces, most=16)           # score_faces: a list of items
 ages = await batcher.submit([face, face])         # beside whatever other requests brought meanwhile
 
 A batch is put together at the moment it starts, never before. `@serve.batch` puts one together when its waiting time is
-over and lets it queue behind the one at work, as small as it is: docs/serve.md has the figures. So there is nothing to
-wait for here: alone a request starts at once, and the busier the model, the larger its batches.
+over and lets it queue behind the one at work, as small as it is: docs/serve.md has the figures. Here a request that is
+alone starts at once, and the busier the model, the larger its batches. Only those who were answered together are waited
+for, a tenth of the time that their batch took: who asks again at once would otherwise go as one and the rest.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +21,9 @@ from typing import Any, Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Made = TypeVar("Made")
+
+# Of the time that a batch took: so much can waiting cost at most, and nothing where the next batch is full already.
+GATHER = 0.1
 
 
 # OpenMP keeps helpers for each thread that calls it. With those of a second thread they are more than the cores, and
@@ -39,6 +44,7 @@ def passing(call: Callable[..., Made], *given: Any) -> Future[Made]:
 class _Waiting:
     item: Any
     future: asyncio.Future[Any]
+    request: int
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -60,6 +66,9 @@ class Batcher(Generic[Item, Result]):
         self.most = most
         self._run, self._told = run, told
         self._queue: deque[_Waiting] = deque()
+        self._requests = 0
+        self._expected = 0  # items that the next batch waits for
+        self._enough = asyncio.Event()
         # Beside a device the CPU may work on the next batch of another model.
         self._thread = _ON_CPU if device == "cpu" else ThreadPoolExecutor(1, "batch")
         self._worker: asyncio.Task[None] | None = None
@@ -75,11 +84,14 @@ class Batcher(Generic[Item, Result]):
         that batch, and to nobody else.
         """
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(item, loop.create_future()) for item in items]
+        self._requests += 1
+        waiting = [_Waiting(item, loop.create_future(), self._requests) for item in items]
         if first:
             self._queue.extendleft(reversed(waiting))
         else:
             self._queue.extend(waiting)
+        if len(self._queue) >= self._expected:
+            self._enough.set()
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work())
         try:
@@ -109,6 +121,16 @@ class Batcher(Generic[Item, Result]):
                         each.future.set_result(result)
             took = time.perf_counter() - started
             self._told(len(batch), len(self._queue), started - batch[0].since, took)
+            if len({each.request for each in batch}) > 1:
+                await self._gather(min(self.most, len(batch) + len(self._queue)), GATHER * took)
+
+    async def _gather(self, expected: int, seconds: float) -> None:
+        """Until `expected` items wait, `seconds` at most."""
+        self._expected = expected
+        if len(self._queue) < expected:
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), seconds)
 
     def _next(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

@@ -62,6 +62,64 @@ def test_alone_a_request_starts_at_once_and_those_who_waited_go_together():
     run(story())
 
 
+def test_who_was_answered_together_and_asks_again_goes_together(monkeypatch: pytest.MonkeyPatch):
+    """Each comes back some turns of the loop later: without waiting, the first of them goes alone."""
+    monkeypatch.setattr("serve.batching.GATHER", 1e6)  # whoever is waited for in vain is waited for until `run` fails
+
+    async def story() -> None:
+        model = Model(shut=True)
+        batcher: Batcher[int, int] = Batcher(model, 5)
+        starts = asyncio.create_task(batcher.submit([9]))
+        await begun(model)
+
+        async def client(number: int) -> None:
+            for _ in range(4):
+                assert await batcher.submit([number]) == [2 * number]
+                for _ in range(3 * number):
+                    await asyncio.sleep(0)
+
+        clients = [asyncio.create_task(client(number)) for number in range(8)]
+        await waiting(batcher, 8)
+        model.door.set()
+        await starts
+        while len(model.batches) < 6:
+            await asyncio.sleep(0)
+        assert [len(batch) for batch in model.batches] == [1, 5, 5, 5, 5, 5], "full ones, of eight who come again"
+        for each in clients:
+            each.cancel()
+
+    run(story())
+
+
+@pytest.mark.parametrize("alone", [[1], [1, 2, 3]])
+def test_who_was_answered_alone_is_not_waited_for(alone: list[int], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serve.batching.GATHER", 1e6)
+
+    async def story() -> None:
+        model = Model()
+        batcher: Batcher[int, int] = Batcher(model, 16)
+        for items in (alone, [4], alone):
+            assert await batcher.submit(items) == [2 * item for item in items]
+
+    run(story())
+
+
+def test_who_does_not_come_again_is_waited_for_a_tenth_of_the_time_that_the_batch_took():
+    async def story() -> None:
+        told: list[tuple[int, int, float, float]] = []
+        model = Model(shut=True)
+        batcher: Batcher[int, int] = Batcher(model, 16, told=lambda *each: told.append(each))
+        asyncio.get_running_loop().call_later(0.5, model.door.set)
+        both = [asyncio.create_task(batcher.submit([number])) for number in (1, 2)]
+        await asyncio.gather(*both)
+        assert await batcher.submit([3]) == [6]
+        assert [size for size, _, _, _ in told] == [2, 1]
+        (_, _, _, took), (_, _, waited, _) = told
+        assert 0.08 * took < waited < 0.5 * took
+
+    run(story())
+
+
 def test_everybody_gets_their_own_results_in_order_whatever_the_company():
     async def story() -> None:
         model, draw = Model(), random.Random(0)
