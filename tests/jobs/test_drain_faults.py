@@ -50,7 +50,7 @@ def drive(faces: str, output: str) -> None:
          "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "60"],
         check=True,
     )  # fmt: skip
-    state = run.until(lambda: newest(output), 240)
+    state = run.until(lambda: newest(output))
     waited = time.monotonic() - began
     run.until(lambda: seen[0] > state)  # the machine is used as long as it is there
     cluster.remove_node(taken, allow_graceful=False)

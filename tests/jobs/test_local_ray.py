@@ -41,7 +41,7 @@ def test_a_helper_that_loads_for_longer_than_ray_waits_costs_a_second_start_and_
     told = run.communicate(timeout=300)[0]
     assert mark.exists() and run.returncode == 0, told
     assert told.count("it is started again") == 1 and "asked: 42" in told, told
-    until(lambda: not _of_session(run.pid), 20)  # the last of them are on their way out
+    until(lambda: not _of_session(run.pid))  # the last of them are on their way out
 
 
 def _of_session(number: int) -> list[str]:

@@ -1,14 +1,13 @@
 """Replicas come with the work and go without it, and nobody's answer is lost on the way."""
 
 import json
-import time
 
 import pytest
 from ray import serve
 
 from tools.service import Load, until
 
-CLIENTS, DELAY_S, IN_FLIGHT = 32, 4, 40  # the last two as in conftest.py
+CLIENTS, IN_FLIGHT = 32, 40  # the second as in conftest.py
 
 
 def running(name: str) -> int:
@@ -18,16 +17,16 @@ def running(name: str) -> int:
 @pytest.mark.faults
 def test_thirty_two_clients_take_replicas_from_one_to_two_and_idle_returns_to_one(served, photos):
     """Of the aligner, which is what the machine is busy with: detection takes longer than a tiny network."""
-    until(lambda: running("aligner") == 1, 120)
+    until(lambda: running("aligner") == 1)
     with Load(served.url, photos[0], CLIENTS) as load:
-        until(lambda: running("aligner") == 2, 60)
+        until(lambda: running("aligner") == 2)
         until(lambda: len(load.answers) > 50)
     assert load.statuses() == {200}, [each for each in load.answers if each[0] != 200][:3]
     assert load.spread() <= 0.01, "one photo, several answers"
-    idle = time.monotonic()
     with Load(served.url, photos[0], 1) as quiet:  # one client goes on while a replica is drained
-        until(lambda: running("aligner") == 1, 60)
-    assert time.monotonic() - idle >= DELAY_S - 1 and quiet.statuses() == {200}
+        until(lambda: running("aligner") == 1)
+        until(lambda: quiet.answers)
+    assert quiet.statuses() == {200}
 
 
 def test_more_than_can_be_let_in_is_503_at_once_and_nobody_waits_in_vain(served, photos):

@@ -108,7 +108,7 @@ def test_clients_take_it_from_one_process_to_two_and_lose_no_answer(service, pho
 
     assert replicas() == 1
     with Load(made.url, photos[0], CLIENTS) as load:
-        until(lambda: replicas() == 2, 60)
+        until(lambda: replicas() == 2)
         then = len(load.answers)
         until(lambda: len(load.answers) > then + 2 * CLIENTS)
     assert load.statuses() == {200}, [each for each in load.answers if each[0] != 200][:3]
@@ -120,7 +120,7 @@ def test_the_end_is_clean_and_leaves_no_process(service):
     made, _ = service
     made.process.send_signal(signal.SIGINT)
     assert made.process.wait(60) == 0, made.log.read_text()
-    until(lambda: not made.processes(), 30)
+    until(lambda: not made.processes())
     assert "Traceback" not in made.log.read_text()
 
 
@@ -148,9 +148,9 @@ def test_its_only_process_killed_loses_nothing_for_our_client_and_the_whole_kill
                 until(lambda: len(load.answers) > 10)
                 [worker] = numbers("ray::ServeReplica")
                 os.kill(worker, signal.SIGKILL)
-                until(lambda: numbers("ray::ServeReplica") not in ([], [worker]), 90)
+                until(lambda: numbers("ray::ServeReplica") not in ([], [worker]))
                 then, before = len(load.answers), len(ages)
-                until(lambda: sum(status == 200 for status, _, _ in load.answers[then:]) > 10, 90)
+                until(lambda: sum(status == 200 for status, _, _ in load.answers[then:]) > 10)
                 until(lambda: len(ages) > before + 4)
             finally:
                 over.set()
@@ -165,7 +165,7 @@ def test_its_only_process_killed_loses_nothing_for_our_client_and_the_whole_kill
         # Whoever started it is killed outright: nothing may answer for nobody.
         [door_keeper] = numbers("/haproxy ")
         made.process.kill()
-        until(lambda: door_keeper not in made.processes(), 60)
+        until(lambda: door_keeper not in made.processes())
 
 
 @pytest.mark.evidence

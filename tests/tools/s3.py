@@ -14,9 +14,12 @@ class RealStore:
     """The store, its faults and its disk."""
 
     def __init__(self) -> None:
-        # A store of our own beside a developer's: another root, another port.
-        root = os.environ.get("S3_ROOT") or os.path.join(tempfile.gettempdir(), "fahr-s3")
-        self._environment = {**os.environ, "S3_ROOT": root, "S3_PORT": os.environ.get("S3_PORT", "19200")}
+        # A store of our own beside a developer's: another root, another port. And one for each of pytest's processes:
+        # what one kills or wipes is none of the other's outages.
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+        root = (os.environ.get("S3_ROOT") or os.path.join(tempfile.gettempdir(), "fahr-s3")) + f"-{worker}"
+        port = int(os.environ.get("S3_PORT", "19200")) + 100 * int(worker.removeprefix("gw"))
+        self._environment = {**os.environ, "S3_ROOT": root, "S3_PORT": str(port)}
         done = self._run("up")
         self.variables = dict(re.findall(r"^export (\w+)='?([^'\n]*)'?$", done.stdout, re.M))
         self.variables["NO_PROXY"] = "127.0.0.1,localhost"

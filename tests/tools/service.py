@@ -12,6 +12,10 @@ import httpx
 
 from fahr.cohorts.synthetic import CohortOptions, jpeg, render_face
 
+# No bar of anything: how long to wait for what must come, on a machine that does several other things. A process that
+# loads torch took a minute there, where it takes eight seconds alone.
+PATIENCE_S = 240.0
+
 
 def photo_of(number: int, *, size_px: int = 320) -> bytes:
     """A JPEG of a rendered person."""
@@ -78,7 +82,7 @@ def replicas(name: str) -> list[str]:
     return found[: int(running)] if len(found) > running else found
 
 
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
+def until(what: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():
