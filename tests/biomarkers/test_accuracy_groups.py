@@ -214,6 +214,12 @@ def test_cross_makes_the_cells_that_somebody_is_in():
     assert len(both.labels) == 4 and both.names == ("x", "y")
 
 
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_column_of_which_nothing_is_known_is_one_cell_unknown(nothing):
+    one = read_factor("x", np.array([nothing] * 3, object), 3)
+    assert one.labels == ((None,),) and one.code.tolist() == [0, 0, 0]
+
+
 def test_small_bins_of_age_join_their_neighbours():
     def merged(sizes, counted=None):
         return merge_bins(people_of(sizes), counted or [size >= 10 for size in sizes], 10)

@@ -63,6 +63,8 @@ def test_a_run_leaves_a_calibrated_checkpoint_an_evaluation_and_a_ledger(whole: 
     assert told["errors"]["mae"]["value"] < 12 < np.abs(AGES - AGES.mean()).mean() and told["people"] == 40
     assert told["errors"]["mae"]["low"] < told["errors"]["mae"]["value"] < told["errors"]["mae"]["high"]
     assert told["coverage"]["value"] > 0.7 and told["corrected"]["mae"]["value"] > 0
+    assert {"sex", "dataset"} <= {cell["names"][0] for cell in told["groups"]}, "told apart by what is known"
+    assert "site" not in {cell["names"][0] for cell in told["groups"]}, "of a site nothing is known"
     for name in ("evaluation/test.csv", "evaluation/tune.json", "options.yaml", "checkpoint/MODEL_CARD.md"):
         assert (whole / name).stat().st_size > 100, name
     assert len(list((whole / "evaluation").glob("test-*.png"))) >= 3

@@ -24,6 +24,7 @@ FACES = jpegs([picture(age) for age in AGES])
 COLUMNS: dict[str, Any] = {
     "age": list(AGES), "split": SPLIT, "sex": ["f", "m"] * (COUNT // 2),
     "dataset": [("one", "two")[number // 16 % 2] for number in range(COUNT)],
+    "site": [None] * COUNT,
 }  # fmt: skip
 
 

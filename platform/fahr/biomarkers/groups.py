@@ -34,9 +34,11 @@ def read_factor(name: str, labels: ArrayLike, rows: int) -> Factor:
     raw = np.asarray(labels)
     check_shape(f"groups[{name!r}]", raw, rows)
     try:
-        coded = pa.array(raw, from_pandas=True).dictionary_encode()
+        values = pa.array(raw, from_pandas=True)
     except pa.ArrowException as error:
         raise Refused(f"groups[{name!r}]: mixes kinds of labels ({error}). Make them all text.") from error
+    # Where nothing is known there is no type either, and null would be coded as a label like any other.
+    coded = (values.cast(pa.string()) if pa.types.is_null(values.type) else values).dictionary_encode()
     known: list[Any] = coded.dictionary.to_pylist()
     order = sorted(range(len(known)), key=lambda each: known[each])
     place = np.empty(len(known) + 1, np.int64)

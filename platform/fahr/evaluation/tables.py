@@ -21,7 +21,7 @@ from fahr.survival.models import shown_p
 
 Row = dict[str, Any]
 NAMES = {  # of columns, as they are printed
-    "face_age_deviation": "FAD", "survival_risk": "risk", "survival_percentile": "risk", "high_rate": "high FAR",
+    "face_age_deviation": "FAD", "survival_risk": "risk", "survival_percentile": "risk", "high_rate": "FAR",
     "interval_years": "years between the photos", "shrunken_rate": "shrunken FAR",
 }  # fmt: skip
 COUNT, P_VALUE, TEXT, OWN = "count", "p", "text", "own"  # forms beside those of Python's numbers; own: the row's `form`

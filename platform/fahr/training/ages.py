@@ -117,7 +117,8 @@ def accuracy(
     known = np.isfinite(values)
     table = table.filter(pa.array(known))
     more = {name: each[known] for name, each in (applied or {}).items()}
-    groups = {name: _column(table, name) for name in GROUPS if name in table.column_names} if bootstraps else None
+    told = [name for name in GROUPS if name in table.column_names and table[name].null_count < len(table)]
+    groups = {name: _column(table, name) for name in told} if bootstraps else None
     pairs = [pair for pair in CROSSED if set(pair) <= set(groups or ())]
     rated = all(name in table.column_names and not table[name].null_count for name in APPARENT) and len(table)
     apparent = tuple(table[name].to_numpy() for name in APPARENT) if rated else None
