@@ -1,22 +1,22 @@
 """Five claims about learning age, on rendered people whose true and apparent ages are known.
 
-python benchmarks/age_arms.py [sampling pretrained losses floor coverage] [--init out/mae/checkpoint]
+python benchmarks/age_arms.py [sampling pretrained floor coverage losses] [--init out/mae/checkpoint]
 
     sampling    few of those learned from are over 75 (1.6 %). A first stage as they come, then a second one from the
                 same weights: as they come, or balanced. Tested on people of all ages alike: does balancing lower the
                 bin-wise error and that over 75? Five pairs.
     pretrained  300 labelled faces, the same schedule from --init and from random weights. Five pairs.
-    losses      each of the five from --init on the same 2,000 faces by the same schedule, against l1. Three pairs.
     floor       one model of 12,000 faces, by the best of these losses, against the least error there can be: that of
                 E[age | apparent age], fitted on 100,000 people, whose faces it could not know better. And against
                 guessing the mean age.
     coverage    the model that `floor` left: 90 % intervals fitted on 1,250 people, looked at on 1,250 others. Those
                 held must be within the 99 % range of the exact law, beta-binomial, in each full stratum and in all.
+    losses      each of the five from --init on the same 2,000 faces by the same schedule, against l1. Three pairs.
 
---init: a masked autoencoder, ViT-Tiny of patch 16, as configs/laptop_vit_tiny.yaml makes it of other people; without it
-one is made first, of 32,000 samples, which is little (docs/log.md). A pair shares its seed: the faces drawn, their
-order and augmentation. Nothing is tuned on what comes out. Results of finished arms stay under --work: a stopped run
-goes on.
+--init: a masked autoencoder, ViT-Tiny of patch 16, of other people. Without it one is made first, by the recipe of
+configs/laptop_vit_tiny.yaml but four times as long: what 300 labels gain depends on that (docs/log.md). It takes most
+of an hour. A pair shares its seed: the faces drawn, their order and augmentation. Nothing is tuned on what comes out.
+Results of finished arms stay under --work: a stopped run goes on.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from fahr.biomarkers import age_accuracy, fit_conformal, intervals, intervals_so
 from fahr.cohorts.synthetic import CohortOptions, expected_age
 from fahr.models import Decoder, MaeOptions, Predictor, create, load, save
 from fahr.objectives.age import LOSSES
+from fahr.progress import progress
 from fahr.training.ages import Balance, age_losses
 from fahr.training.augment import PRESETS
 from fahr.training.begin import RANDOM, begin_predictor
@@ -76,25 +77,27 @@ def learn(model: Predictor, faces: FaceSet, recipe: Recipe, *, balanced: bool = 
 
 
 def autoencoder(work: Path) -> str:
-    """The checkpoint to begin with, where none is given: the laptop recipe, a third of it."""
+    """The checkpoint to begin with, where none is given."""
     place = work / "autoencoder"
     if not (place / "config.json").exists():
         faces = open_faces(
-            aligned(work, 3000), where=pc.field("split") == "train", cache=str(work / "cache"), packed=True
+            aligned(work, 8000), where=pc.field("split") == "train", cache=str(work / "cache"), packed=True
         )
         recipe = Recipe(
-            samples=32_000,
+            samples=384_000,
             global_batch=MAE_BATCH,
             micro_batch=MAE_BATCH,
             base_lr=4e-3,
-            warmup_samples=3_200,
+            warmup_samples=9_600,
             precision="bf16",
         )
         model = create("vit_tiny", patch=16, decoder=Decoder(192, 4, 3), options=MaeOptions(decoded=0.5), seed=0)
         batches = partial(Loader, faces, Order(faces.num_rows, 0), global_batch=MAE_BATCH, threads=1)
         task = Pretraining(model, recipe, PRESETS["mae"])
-        for metrics in train(task, lambda start: batches(start=start), recipe, fresh(model, recipe)):
-            assert not metrics.culprits, f"step {metrics.step}: not finite"
+        with progress(recipe.samples, "samples", "autoencoder") as bar:
+            for metrics in train(task, lambda start: batches(start=start), recipe, fresh(model, recipe)):
+                assert not metrics.culprits, f"step {metrics.step}: not finite"
+                bar.update(MAE_BATCH)
         save(model, str(place), overwrite=True)
     return str(place)
 
@@ -192,7 +195,7 @@ def floor(options: argparse.Namespace, open_: Callable[..., FaceSet], keep: Call
     def arm() -> Scores:
         recipe = recipe_of(options.samples * 10, 0, RATE)
         model = learn(begun(options.init, learned, 0, BEST), learned, recipe, loss=BEST)
-        save(model, str(options.work / "age"), overwrite=True)  # benchmarks/survival_arms.py --init can begin with it
+        save(model, str(options.work / "age"), overwrite=True)  # benchmarks/survival_arms.py begins with it
         return tested(model, test)
 
     found = keep("floor", arm)["mae"]
@@ -241,7 +244,7 @@ def tell(pairs: list[list[Scores]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    claims = {"sampling": sampling, "pretrained": pretrained, "losses": losses, "floor": floor, "coverage": coverage}
+    claims = {"sampling": sampling, "pretrained": pretrained, "floor": floor, "coverage": coverage, "losses": losses}
     parser.add_argument("claim", nargs="*", choices=[*claims, []], help="all, if none is named")
     parser.add_argument("--init", help="a masked autoencoder, ViT-Tiny of patch 16")
     parser.add_argument("--samples", type=int, default=9_000, help="faces that an arm is trained on; floor: ten times")

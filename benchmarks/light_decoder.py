@@ -1,7 +1,7 @@
 """Does the light recipe of pretraining lose quality? Half of the decoder, half of the hidden patches painted, as many
 samples.
 
-python benchmarks/light_decoder.py [--portraits out/portraits] [--samples 64000] [--seeds 5] [--subjects 3000]
+python benchmarks/light_decoder.py [--portraits out/portraits] [--samples 32000] [--seeds 5] [--subjects 3000]
 
 Arms, ViT-Tiny of patch 16 at 112 px:
     full     Decoder(192, 8, 3), all hidden patches painted
@@ -161,7 +161,7 @@ def report(found: Mapping[tuple[int, str], Scores], seeds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=64_000, help="faces that an arm is trained on")
+    parser.add_argument("--samples", type=int, default=32_000, help="faces that an arm is trained on")
     parser.add_argument("--seeds", type=int, default=5, help="pairs; at least 2")
     parser.add_argument("--subjects", type=int, default=3000, help="people to render")
     parser.add_argument("--portraits", help="an output of jobs/align.py, real faces with a column age")

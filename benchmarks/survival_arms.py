@@ -11,10 +11,10 @@ python benchmarks/survival_arms.py [features images offset pretrained] [--init o
     pretrained  300 people, the same schedule from --init and from random weights: C of the 2,500. Five pairs; the
                 interval must lie above 0.
 
-`images` and `offset` begin with --age, a model of age (benchmarks/age_arms.py leaves one under its --work), as a cohort
-would. Faces are cut to the template by their true landmarks. --init is the checkpoint of a ViT-Tiny of patch 16 on such
-faces; without it one is pretrained as benchmarks/age_arms.py does it (`--samples` does not count there). Faces and
-finished arms stay under --work: a stopped run goes on.
+`images` and `offset` begin with --age, a model of age, as a cohort would. Faces are cut to the template by their true
+landmarks. --init is the checkpoint of a ViT-Tiny of patch 16 on such faces. Where they are not given, both are those
+of benchmarks/age_arms.py, whose autoencoder is made here if it is not there; without its age model (`floor`), `images`
+and `offset` begin with --init. Faces and finished arms stay under --work: a stopped run goes on.
 """
 
 import argparse
@@ -57,6 +57,7 @@ AUGMENTATION = Augmentation(turn=5, zoom=0.05, mirror=0.5, brightness=0.1, contr
 LEARN_SEED, TEST_SEED = 101, 202  # of the people; --init has seen those of seed 0
 LEARNED, TESTED, FEW = 12_000, 2500, 300
 NOISE_COLUMNS = 12
+AGE_ARMS = Path("out/age_arms")  # where benchmarks/age_arms.py works
 Open = Callable[..., FaceSet]
 Keep = Callable[[str, Callable[[], Scores]], Scores]
 
@@ -248,8 +249,9 @@ def main() -> None:
     wanted = options.claim or list(claims)
     cache, told = str(options.work / "cache"), ""
     if wanted != ["features"]:
-        options.init = options.init or autoencoder(options.work)
-        options.age = options.age or options.init
+        options.init = options.init or autoencoder(AGE_ARMS)
+        options.age = options.age or (str(made) if (made := AGE_ARMS / "age").exists() else options.init)
+        print(f"risk begins with {options.age}")
         described = [
             load(options.init).digest,
             load(options.age).digest,
